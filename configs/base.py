@@ -1,0 +1,106 @@
+"""Every configuration key, declared once with its type, its unit and what it means.
+
+An experiment is `get_config()` plus the parts of `configs/parts.py` plus its own deltas. The value
+given here fixes the type of the key: a float key takes `50.` and never `50` from a file, and the
+command line converts (`--config.optim.lr=1e-3`). Section and key names are those of score_sde.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns a new, unlocked config with every key at its default."""
+    c = ml_collections.ConfigDict()
+    c.seed = 42  # of initialisation, data order, noise and samples
+
+    c.training = t = ml_collections.ConfigDict()
+    t.sde = "vesde"  # a row of sde_lib.SDES
+    t.continuous = True  # continuous times; False: the discrete SMLD or DDPM loss
+    t.objective = "score"  # "score": Song et al. 2021; "edm": sigma sampling and weight of EDM
+    t.likelihood_weighting = False  # weight g(t)^2 instead of std(t)^2; objective "score" only
+    t.reduce_mean = True  # mean over the data dimensions; False: half their sum
+    t.p_mean = -1.2  # objective "edm": mean of log sigma
+    t.p_std = 1.2  # objective "edm": standard deviation of log sigma
+    t.batch_size = 128  # over all devices and processes
+    t.n_iters = 1_300_000  # steps
+    t.n_jitted_steps = 1  # steps in one call of the compiled step
+    t.log_freq = 50  # steps between log lines and scalars
+    t.eval_freq = 100  # steps between evaluations of the loss on one held-out batch
+    t.snapshot_freq = 50_000  # steps between checkpoints that are kept
+    t.snapshot_freq_for_preemption = 10_000  # steps between checkpoints that replace each other
+    t.snapshot_sampling = True  # draw a grid of samples with every kept checkpoint
+
+    c.sampling = s = ml_collections.ConfigDict()
+    s.method = "pc"  # a row of sampling.SAMPLERS
+    s.predictor = "reverse_diffusion"  # a row of sampling.PREDICTORS
+    s.corrector = "langevin"  # a row of sampling.CORRECTORS
+    s.steps = 0  # time steps; 0: as many as the noise levels of training (model.num_scales)
+    s.eps = 0.0  # time at which sampling stops; 0: the SDE's own t_min
+    s.n_steps_each = 1  # corrector steps at each time
+    s.snr = 0.16  # signal-to-noise ratio of the corrector
+    s.probability_flow = False  # leave the predictor's noise out
+    s.noise_removal = True  # return the mean of the last step, without its noise
+
+    c.eval = e = ml_collections.ConfigDict()
+    e.tasks = ("samples",)  # rows of run_lib.EVALUATORS
+    e.checkpoint = 0  # step of the checkpoint to evaluate; 0: the latest
+    e.batch_size = 64  # samples, or examples, at a time
+    e.num_samples = 64  # samples in all
+    e.frames = 40  # pictures in the GIF of the reverse process; 0: no GIF
+
+    c.data = d = ml_collections.ConfigDict()
+    d.dataset = "mnist"  # a row of datasets.DATASETS
+    d.dir = ""  # where its files are; "": the data set's own default
+    d.image_size = 32  # pixels, height and width
+    d.num_channels = 3
+    d.centered = False  # data in [-1, 1]; False: in [0, 1]
+    d.random_flip = True  # mirror half of the training images left to right
+    d.uniform_dequantization = False  # (255 x + u) / 256, u uniform in [0, 1)
+    d.num_threads = 4  # threads that read and decode
+
+    c.model = m = ml_collections.ConfigDict()
+    m.name = "ncsnpp"  # a row of models.utils.MODELS
+    m.parametrization = "score_sde"  # a row of models.utils.PARAMETRIZATIONS
+    m.sigma_data = 0.5  # parametrization "edm": standard deviation of the data
+    m.sigma_min = 0.01  # VE: smallest noise level
+    m.sigma_max = 50.0  # VE: largest noise level
+    m.sigma_base = 25.0  # sigma^t SDE: its sigma
+    m.beta_min = 0.1  # VP, sub-VP: beta(0)
+    m.beta_max = 20.0  # VP, sub-VP: beta(1)
+    m.eta = 1e-3  # cosine VP: noise left at t = 0, signal left at t = 1
+    m.num_scales = 1000  # noise levels N of the discretised SDE
+    m.ema_rate = 0.999  # decay of the averaged parameters
+    m.ema_warmup = False  # decay min(ema_rate, (1 + n) / (10 + n)) at the n-th update
+    m.dropout = 0.1  # rate in every residual block
+    m.nf = 128  # channels at full resolution
+    m.ch_mult = (1, 2, 2, 2)  # channels / nf at each resolution, fine to coarse
+    m.num_res_blocks = 4  # residual blocks a resolution
+    m.attn_resolutions = (16,)  # image sizes (pixels) with self-attention
+    m.nonlinearity = "swish"  # elu, relu, lrelu, swish
+    m.resamp_with_conv = True  # a convolution in each resampling layer of "ddpm" blocks
+    m.conditional = True  # the network sees the noise level
+    m.fir = True  # resample with the filter below; False: mean and nearest neighbour
+    m.fir_kernel = (1, 3, 3, 1)  # taps of the separable filter, normalised to sum 1
+    m.skip_rescale = True  # residual sums times 1/sqrt(2)
+    m.resblock_type = "biggan"  # biggan, ddpm
+    m.progressive = "none"  # output pyramid: none, output_skip, residual
+    m.progressive_input = "none"  # input pyramid: none, input_skip, residual
+    m.progressive_combine = "sum"  # how input_skip joins: sum, cat
+    m.embedding_type = "fourier"  # of the noise level: fourier, positional
+    m.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
+    m.init_scale = 0.0  # scale of the last convolutions at initialisation; 0 stands for 1e-10
+    m.scale_by_sigma = False  # divide the network's output by sigma
+    m.dtype = "float32"  # of activations: float32, bfloat16; parameters and norms stay float32
+    m.remat = False  # recompute each block in the backward pass: less memory, more time
+
+    c.optim = o = ml_collections.ConfigDict()
+    o.optimizer = "Adam"  # a row of losses.OPTIMIZERS
+    o.lr = 2e-4  # learning rate after warm-up
+    o.schedule = "constant"  # after warm-up: constant, cosine (to 0 at n_iters)
+    o.warmup = 5000  # steps of linear warm-up from 0
+    o.beta1 = 0.9
+    o.beta2 = 0.999
+    o.eps = 1e-8
+    o.weight_decay = 0.0  # decoupled (AdamW)
+    o.grad_clip = 1.0  # largest global gradient norm; negative: no clipping
+    return c

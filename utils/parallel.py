@@ -1,0 +1,121 @@
+"""Devices and processes: the one place that asks how many there are.
+
+A training batch of B examples is the same B examples whatever the hardware: process p of P gets the
+examples p, p + P, p + 2P, ... of it, and splits them in order over its local devices.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Tree = Any
+AXIS = "batch"  # name of the axis that train and eval steps are mapped over
+
+
+def initialize() -> None:
+    """Joins the processes of a pod or cluster, where the environment describes one.
+
+    JAX finds out the rest by itself on TPU pods and under Slurm or Open MPI; anywhere else set
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before the first use of
+    a device.
+    """
+    env = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in env:
+        number = {k: int(env[v]) for k, v in (("num_processes", "JAX_NUM_PROCESSES"),
+                                              ("process_id", "JAX_PROCESS_ID")) if v in env}
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], **number)
+    elif "," in env.get("TPU_WORKER_HOSTNAMES", "") or int(env.get("SLURM_NTASKS", 1)) > 1 or int(
+        env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        jax.distributed.initialize()
+
+
+def process_index() -> int:
+    """Number of this process, from 0."""
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """Number of processes that train together."""
+    return jax.process_count()
+
+
+def is_primary() -> bool:
+    """Whether this process writes what is written once: logs, pictures, reports."""
+    return jax.process_index() == 0
+
+
+def device_count() -> int:
+    """Number of devices of all processes."""
+    return jax.device_count()
+
+
+def local_batch_size(batch_size: int, field: str) -> int:
+    """Examples of a batch of `batch_size` that this process reads.
+
+    Raises:
+      ValueError: if the batch cannot be split evenly; `field` names the config key.
+    """
+    if batch_size < 1 or batch_size % jax.device_count():
+        raise ValueError(
+            f"{field}={batch_size} cannot be split evenly over {jax.device_count()} devices; "
+            f"set a positive multiple of {jax.device_count()}")
+    return batch_size // jax.process_count()
+
+
+def map_over_devices(step: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
+    """`jax.pmap` of a step over all devices of all processes, along the axis `AXIS`."""
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=donate_argnums)
+
+
+def split_over_devices(batch: Tree, n_steps: int = 1) -> Tree:
+    """(n_steps * b * D, *S) of `n_steps` consecutive batches -> (D, n_steps, b, *S), D local devices."""
+    d = jax.local_device_count()
+
+    def split(x: np.ndarray) -> np.ndarray:
+        return x.reshape(n_steps, d, -1, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def replicate(tree: Tree) -> Tree:
+    """One copy of every leaf on each local device, along a new leading axis."""
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices), (AXIS,))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def copy(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jax.device_put(np.broadcast_to(x, (len(devices), *x.shape)), sharding)
+
+    return jax.tree.map(copy, tree)
+
+
+def unreplicate(tree: Tree) -> Tree:
+    """The first local device's copy of a tree that came out of a mapped step."""
+    # Indexing x[0] would launch a computation a leaf (8.7 ms against 0.01 ms measured).
+    return jax.tree.map(lambda x: jnp.squeeze(x.addressable_shards[0].data, 0), tree)
+
+
+def batch_sharding() -> NamedSharding:
+    """Sharding that splits the leading axis over all devices of all processes."""
+    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
+
+
+def to_host(tree: Tree) -> Tree:
+    """NumPy copy of global arrays, whole on every process."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set on some process. Every process has to call it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
