@@ -27,11 +27,17 @@ def initialize() -> None:
     """
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
-        number = {k: int(env[v]) for k, v in (("num_processes", "JAX_NUM_PROCESSES"),
-                                              ("process_id", "JAX_PROCESS_ID")) if v in env}
+        number = {
+            k: int(env[v])
+            for k, v in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
+            if v in env
+        }
         jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], **number)
-    elif "," in env.get("TPU_WORKER_HOSTNAMES", "") or int(env.get("SLURM_NTASKS", 1)) > 1 or int(
-        env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    elif (
+        "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or int(env.get("SLURM_NTASKS", 1)) > 1
+        or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    ):
         jax.distributed.initialize()
 
 
@@ -64,7 +70,8 @@ def local_batch_size(batch_size: int, field: str) -> int:
     if batch_size < 1 or batch_size % jax.device_count():
         raise ValueError(
             f"{field}={batch_size} cannot be split evenly over {jax.device_count()} devices; "
-            f"set a positive multiple of {jax.device_count()}")
+            f"set a positive multiple of {jax.device_count()}"
+        )
     return batch_size // jax.process_count()
 
 
@@ -74,7 +81,7 @@ def map_over_devices(step: Callable, donate_argnums: tuple[int, ...] = ()) -> Ca
 
 
 def split_over_devices(batch: Tree, n_steps: int = 1) -> Tree:
-    """(n_steps * b * D, *S) of `n_steps` consecutive batches -> (D, n_steps, b, *S), D local devices."""
+    """n_steps consecutive batches (n_steps * D * b, *S) -> (D, n_steps, b, *S), D local devices."""
     d = jax.local_device_count()
 
     def split(x: np.ndarray) -> np.ndarray:
@@ -105,6 +112,11 @@ def unreplicate(tree: Tree) -> Tree:
 def batch_sharding() -> NamedSharding:
     """Sharding that splits the leading axis over all devices of all processes."""
     return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
+
+
+def shard_batch(x: jax.Array) -> jax.Array:
+    """Inside jit: splits the examples of x: (B, *S) over all devices."""
+    return jax.lax.with_sharding_constraint(x, batch_sharding())
 
 
 def to_host(tree: Tree) -> Tree:

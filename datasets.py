@@ -1,0 +1,232 @@
+"""Data sets as endless streams of batches, and the one conversion into the model's range.
+
+A stream is numbered: position i holds one example, with its own flip and its own dequantisation
+noise, all functions of `config.seed` and i. Batch k is positions kB ... (k+1)B - 1, and process p
+of P reads every P-th of them, from p on. So a stream is the same on any number of processes,
+devices and threads, and the number of the next batch is all there is to save.
+
+Images are NHWC, float32, in [0, 1] or, with `config.data.centered`, in [-1, 1].
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import grain
+import ml_collections
+import numpy as np
+
+from data_sources import cifar10, digits, images, mnist
+from utils import parallel
+from utils.arrays import lookup
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """A sequence of examples {"image": uint8 (H, W, C), "label": int32} in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> dict: ...
+
+
+def get_data_scaler(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
+    """Returns the map of arrays in [0, 1] into the model's range."""
+    if config.data.centered:
+        return lambda x: x * 2.0 - 1.0
+    return lambda x: x
+
+
+def get_data_inverse_scaler(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
+    """Returns the map of arrays in the model's range into [0, 1]."""
+    if config.data.centered:
+        return lambda x: (x + 1.0) / 2.0
+    return lambda x: x
+
+
+def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Source:
+    """Returns the examples of a split ("train" or "test") of `config.data.dataset`.
+
+    Raises:
+      ValueError: for an unknown data set, for missing or damaged files, and if its images have
+        another size than the config says.
+    """
+    data = config.data
+    load = lookup(DATASETS, data.dataset.lower(), "dataset")  # score_sde writes CIFAR10
+    source = load(data.dir, split, data.image_size, data.num_channels)
+    height, width, channels = source[0]["image"].shape
+    if (height, width) != (data.image_size, data.image_size):
+        raise ValueError(
+            f"data.image_size={data.image_size} but the images of {data.dataset} are "
+            f"{height}x{width}; set --config.data.image_size={height}"
+        )
+    if channels != data.num_channels:
+        raise ValueError(
+            f"data.num_channels={data.num_channels} but the images of {data.dataset} have "
+            f"{channels}; set --config.data.num_channels={channels}"
+        )
+    return source
+
+
+def get_dataset(
+    config: ml_collections.ConfigDict,
+    split: str = "train",
+    batch_size: int | None = None,
+    shuffle: bool | None = None,
+) -> grain.MapDataset:
+    """Returns this process's share of the batches of a split; `dataset[k]` is batch k.
+
+    Args:
+      config: `data`, `seed` and `training.batch_size` count.
+      split: "train" or "test".
+      batch_size: examples over all processes; None: `config.training.batch_size`.
+      shuffle: whether every epoch has a new random order; None: for "train" only.
+
+    Returns:
+      An endless dataset of {"image": float32 (b, H, W, C) in the model's range,
+      "label": int32 (b,), "index": uint32 (b,)}, where b = batch_size / processes and `index` is
+      the position in the stream (modulo 2^32). A shuffled "train" is flipped at random if
+      `config.data.random_flip` says so; nothing else is.
+
+    Raises:
+      ValueError: as `get_source`, and for a seed or batch size out of range.
+    """
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed} is out of range; set 0 <= seed < 2**32")
+    field = "training.batch_size" if batch_size is None else "batch_size"
+    batch_size = config.training.batch_size if batch_size is None else batch_size
+    parallel.local_batch_size(batch_size, field)  # refuses what cannot be split
+    training = split == "train"
+    shuffle = training if shuffle is None else shuffle
+    source = get_source(config, split)
+    batches = Batches(
+        source=source,
+        order=_get_order(len(source), config.seed if shuffle else None),
+        batch_size=batch_size,
+        process=(parallel.process_index(), parallel.process_count()),
+        key=(config.seed, 0 if training else 1),
+        flip=config.data.random_flip and training and shuffle,
+        dequantize=config.data.uniform_dequantization,
+        scaler=get_data_scaler(config),
+    )
+    return grain.MapDataset.source(batches)
+
+
+def get_iterator(
+    dataset: grain.MapDataset, config: ml_collections.ConfigDict, start: int = 0
+) -> "BatchIterator":
+    """Returns an iterator over a dataset from batch `start` on, with `config.data.num_threads`.
+
+    Raises:
+      ValueError: unless there is a thread to read with and `start` is not negative.
+    """
+    return BatchIterator(dataset, config.data.num_threads, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Random access to the batches of a stream, as one process sees them."""
+
+    source: Source
+    order: grain.MapDataset  # position -> number of the example
+    batch_size: int  # over all processes
+    process: tuple[int, int]  # this process's number, number of processes
+    key: tuple[int, int]  # of the random numbers
+    flip: bool
+    dequantize: bool
+    scaler: Callable[[np.ndarray], np.ndarray]
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size
+
+    def __getitem__(self, k: int) -> Batch:
+        """Returns batch k; see `get_dataset`."""
+        index, count = self.process
+        positions = range(k * self.batch_size + index, (k + 1) * self.batch_size, count)
+        xs, labels = zip(*map(self._example, positions), strict=True)
+        return {
+            "image": self.scaler(np.stack(xs)),
+            "label": np.array(labels, np.int32),
+            "index": (np.array(positions, np.int64) % 2**32).astype(np.uint32),
+        }
+
+    def _example(self, position: int) -> tuple[np.ndarray, np.int32]:
+        """Returns the image, float32 in [0, 1], and the label at a position of the stream."""
+        example = self.source[self.order[position]]
+        image = example["image"]
+        if self.flip or self.dequantize:
+            # Counter-based: the numbers of a position need none of those before it.
+            counter = np.array([0, position, 0, 0], np.uint64)
+            bits = np.random.Philox(key=np.array(self.key, np.uint64), counter=counter)
+            rng = np.random.Generator(bits)
+        if self.flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+        if not self.dequantize:
+            return image.astype(np.float32) / 255.0, example["label"]
+        # 16 bits of u: more would round 255 + u up to 256, the value 1 that no image has.
+        u = rng.integers(2**16, size=image.shape, dtype=np.uint16).astype(np.float32) / 2.0**16
+        return (image + u) / 256.0, example["label"]
+
+
+class BatchIterator:
+    """Batches in order, read ahead by threads; its state is the number of the next batch."""
+
+    def __init__(self, dataset: grain.MapDataset, num_threads: int, start: int = 0):
+        if num_threads < 1:
+            raise ValueError(f"data.num_threads={num_threads} reads nothing; set 1 or more")
+        # One batch being read a thread, and one that is ready.
+        options = grain.ReadOptions(num_threads, prefetch_buffer_size=num_threads + 1)
+        self._batches = iter(dataset.to_iter_dataset(options))
+        self.set_state(start)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._batches)
+        except Exception:
+            # What was read ahead is behind the failed batch: drop it, or it would take its number.
+            self.set_state(self.get_state())
+            raise
+
+    def get_state(self) -> int:
+        """Returns the number of the batch that comes next."""
+        return self._batches.get_state()["next_index"]
+
+    def set_state(self, k: int) -> None:
+        """Continues with batch k.
+
+        Raises:
+          ValueError: for a negative number.
+        """
+        if k < 0:
+            raise ValueError(f"there is no batch {k} to start from; start from 0 or later")
+        self._batches.set_state({"next_index": int(k)})
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._batches.close()
+
+
+def _get_order(size: int, seed: int | None) -> grain.MapDataset:
+    """Returns the endless order of `size` examples: 0, 1, ..., or shuffled anew every epoch."""
+    order = grain.MapDataset.range(size)
+    if seed is not None:
+        # Grain shuffles epoch e with seed + e, so seeds that are neighbours would share epochs.
+        order = order.shuffle(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    order = order.repeat()
+    order[0]  # grain sets itself up at the first access, which has to be in one thread
+    return order
+
+
+DATASETS = {
+    "mnist": lambda dir, split, size, channels: mnist.load(dir, split),
+    "fashion_mnist": lambda dir, split, size, channels: mnist.load_fashion(dir, split),
+    "digits": lambda dir, split, size, channels: digits.load(split),
+    "cifar10": lambda dir, split, size, channels: cifar10.load(dir, split),
+    "image_folder": images.load,
+    "afhq": images.load_afhq,
+}

@@ -1,0 +1,201 @@
+"""Building blocks of the score networks: convolution, norm, attention, noise-level embedding.
+
+Images are NHWC. Parameters are float32; `dtype` is the type of the activations, while statistics,
+softmax and embeddings are computed in float32 whatever it is. Initialisers are those of score_sde
+(Song et al. 2021, appendix H; Ho et al. 2020).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from models import resampling
+from models.convolution import conv2d
+from utils.arrays import lookup
+
+Dtype = Any
+
+
+def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
+    """Uniform with variance scale / fan_avg; a scale of 0 stands for 1e-10, which is not zero."""
+    return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x: (..., C) plus bias: (C,), in the type of x."""
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Conv(nn.Module):
+    """Convolution with SAME padding; `stride` 2 pads as if the output started at pixel 0."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    init_scale: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> (B, H / stride, W / stride, features)."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", default_init(self.init_scale), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return add_bias(conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride), bias)
+
+
+class FIRConv(nn.Module):
+    """3x3 convolution fused with FIR up- or downsampling by 2."""
+
+    features: int
+    up: bool = False
+    fir_kernel: Sequence[float] = (1, 3, 3, 1)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> (B, 2 H, 2 W, features), or (B, H / 2, W / 2, features)."""
+        kernel = self.param("kernel", default_init(), (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        resample = resampling.upsample_conv_2d if self.up else resampling.conv_downsample_2d
+        return add_bias(
+            resample(x.astype(self.dtype), kernel.astype(self.dtype), self.fir_kernel), bias
+        )
+
+
+class Dense(nn.Module):
+    """Matrix product over the channels of vectors or images (a 1x1 convolution)."""
+
+    features: int
+    init_scale: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (..., C) -> (..., features)."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", default_init(self.init_scale), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        return add_bias(flat @ kernel.astype(self.dtype), bias).reshape(*x.shape[:-1], -1)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with min(C // 4, 32) groups (Wu & He 2018), statistics in float32."""
+
+    epsilon: float = 1e-6
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> the same shape."""
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        groups = min(c // 4, 32)
+        if groups == 0 or c % groups:
+            raise ValueError(
+                f"GroupNorm: {c} channels do not split into {groups} groups; "
+                "change model.nf or model.ch_mult"
+            )
+        return group_norm(x.astype(jnp.float32), scale, bias, groups, self.epsilon).astype(
+            self.dtype
+        )
+
+
+def group_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float
+) -> jax.Array:
+    """Normalises x: (B, H, W, C) over space and the channels of each group, then scale and bias.
+
+    Sums over space are products with a row of ones: on CPU they run at the speed of the matrix
+    product, forward and backward, where a reduction over two middle axes does not.
+    """
+    b, h, w, c = x.shape
+    size = h * w * c // groups
+    flat = x.reshape(b, h * w, c)
+    ones = jnp.ones((b, 1, h * w), x.dtype)
+
+    def group_mean(y: jax.Array) -> jax.Array:  # (B, HW, C) -> (B, 1, C), equal within a group
+        sums = lax.batch_matmul(ones, y).reshape(b, groups, c // groups)
+        mean = jnp.sum(sums, 2, keepdims=True) / size
+        return jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, 1, c)
+
+    mean = group_mean(flat)
+    var = jnp.maximum(group_mean(jnp.square(flat)) - jnp.square(mean), 0.0)
+    a = lax.rsqrt(var + epsilon) * scale.reshape(1, 1, c)
+    return (flat * a + (bias.reshape(1, 1, c) - mean * a)).reshape(x.shape)
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all pixels, with a residual connection."""
+
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> the same shape."""
+        b, height, width, c = x.shape
+        h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
+        # The published initial scale of these three is 0.1.
+        q, k, v = (Dense(c, 0.1, self.dtype, name=name)(h) for name in "qkv")
+        logits = jnp.einsum("bic,bjc->bij", q, k).astype(jnp.float32) * c**-0.5
+        h = jnp.einsum("bij,bjc->bic", nn.softmax(logits).astype(self.dtype), v)
+        h = Dense(c, self.init_scale, self.dtype, name="out")(h).reshape(x.shape)
+        return residual_sum(x, h, self.skip_rescale)
+
+
+def residual_sum(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
+    """x + h, times 1/sqrt(2) where the network keeps the variance of residual sums."""
+    return (x + h) * math.sqrt(0.5) if rescale else x + h
+
+
+class GaussianFourier(nn.Module):
+    """Random Fourier features of a scalar (Tancik et al. 2020), with fixed frequencies.
+
+    The frequencies are a parameter, so that they are saved and averaged with the others, but they
+    are not trained.
+    """
+
+    features: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B,) -> (B, 2 features): sines, then cosines."""
+        w = self.param("W", nn.initializers.normal(self.scale), (self.features,))
+        phase = x[:, None] * lax.stop_gradient(w)[None, :] * 2 * jnp.pi
+        return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], -1)
+
+
+def positional_embedding(t: jax.Array, features: int, max_period: float = 10_000.0) -> jax.Array:
+    """Sinusoidal embedding of t: (B,) -> (B, features): sines, then cosines (Ho et al. 2020)."""
+    half = features // 2
+    frequencies = jnp.exp(-math.log(max_period) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
+    phase = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    embedding = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], -1)
+    return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+
+
+def get_nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The activation function of that name.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    return lookup(NONLINEARITIES, name.lower(), "nonlinearity")
+
+
+NONLINEARITIES = {
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "lrelu": lambda x: nn.leaky_relu(x, 0.2),
+    "swish": nn.swish,
+}

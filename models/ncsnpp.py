@@ -1,0 +1,332 @@
+"""NCSN++ and, with other switches, DDPM++ (Song et al. 2021, section 4.3 and appendix H).
+
+A U-Net of residual blocks over a pyramid of resolutions. The switches are the published ones; the
+parameters carry names by place, `down_0_block_1`, `mid_attn`, `up_2_upsample`, .... Images are
+NHWC; nothing here knows an SDE: what the conditioning input `labels` means is decided by
+`models.utils`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import resampling
+from models.layers import (
+    Attention,
+    Conv,
+    Dense,
+    Dtype,
+    FIRConv,
+    GaussianFourier,
+    GroupNorm,
+    get_nonlinearity,
+    positional_embedding,
+    residual_sum,
+)
+from utils.arrays import batch_mul
+
+
+class Resample(nn.Module):
+    """Up- or downsampling by 2, with or without FIR filter and 3x3 convolution.
+
+    Attributes:
+      features: channels of the output, where there is a convolution; 0 keeps those of the input.
+    """
+
+    up: bool
+    with_conv: bool = False
+    features: int = 0
+    fir: bool = False
+    fir_kernel: Sequence[float] = (1, 3, 3, 1)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> (B, 2 H, 2 W, C') or (B, H / 2, W / 2, C')."""
+        features = self.features or x.shape[-1]
+        if self.with_conv and self.fir:
+            return FIRConv(features, self.up, self.fir_kernel, self.dtype, name="conv")(x)
+        if self.with_conv and not self.up:
+            return Conv(features, stride=2, dtype=self.dtype, name="conv")(x)
+        x = resample(x, self.up, self.fir, self.fir_kernel)
+        return Conv(features, dtype=self.dtype, name="conv")(x) if self.with_conv else x
+
+
+def resample(x: jax.Array, up: bool, fir: bool, fir_kernel: Sequence[float]) -> jax.Array:
+    """Resamples x: (B, H, W, C) by 2 without parameters."""
+    if fir:
+        return (resampling.upsample_2d if up else resampling.downsample_2d)(x, fir_kernel)
+    return (resampling.naive_upsample_2d if up else resampling.naive_downsample_2d)(x)
+
+
+class ResnetBlock(nn.Module):
+    """Residual block of BigGAN (Brock et al. 2019) or DDPM, conditioned by an added embedding.
+
+    Attributes:
+      features: channels of the output.
+      resample: None, or what to do to both branches after the first activation (BigGAN only).
+      project_shortcut: always give the shortcut a 1x1 convolution; else only where the channels
+        change.
+      shortcut_scale: initial scale of that convolution.
+    """
+
+    act: Callable[[jax.Array], jax.Array]
+    features: int
+    resample: Callable[[jax.Array], jax.Array] | None = None
+    project_shortcut: bool = False
+    shortcut_scale: float = 1.0
+    dropout: float = 0.0
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
+        """x: (B, H, W, C), temb: (B, E) or None -> (B, H', W', features)."""
+        dtype = self.dtype
+        h = self.act(GroupNorm(dtype=dtype, name="norm_0")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = Conv(self.features, dtype=dtype, name="conv_0")(h)
+        if temb is not None:
+            shift = Dense(self.features, name="temb")(self.act(temb)).astype(dtype)
+            h = h + shift[:, None, None, :]
+        h = self.act(GroupNorm(dtype=dtype, name="norm_1")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Conv(self.features, init_scale=self.init_scale, dtype=dtype, name="conv_1")(h)
+        if self.project_shortcut or x.shape[-1] != self.features:
+            x = Dense(self.features, self.shortcut_scale, dtype, name="shortcut")(x)
+        return residual_sum(x, h, self.skip_rescale)
+
+
+class NCSNpp(nn.Module):
+    """The noise-conditional score network.
+
+    Attributes:
+      nf: channels at full resolution.
+      ch_mult: channels divided by nf at each resolution, fine to coarse.
+      num_res_blocks: residual blocks a resolution on the way down; one more on the way up.
+      attn_resolutions: image heights at which attention is used; the middle always has it.
+      nonlinearity: a row of `models.layers.NONLINEARITIES`.
+      resblock_type: "biggan" (resampling inside a block) or "ddpm" (layers of its own).
+      resamp_with_conv: give those layers a convolution.
+      fir, fir_kernel: resample with FIR taps; else by mean and nearest neighbour.
+      skip_rescale: scale residual sums by 1/sqrt(2).
+      progressive: output pyramid, "none", "output_skip" or "residual".
+      progressive_input: input pyramid, "none", "input_skip" or "residual".
+      progressive_combine: join the input pyramid by "sum" or "cat".
+      embedding_type: "fourier" (of the log of the labels) or "positional".
+      fourier_scale: standard deviation of the Fourier frequencies.
+      log_labels: take the log of the labels before Fourier features; off where the labels are
+        logs already.
+      conditional: use the labels at all.
+      dropout: rate in every residual block.
+      init_scale: initial scale of the last convolutions.
+      centered: the input is in [-1, 1]; else it is in [0, 1] and is mapped to [-1, 1] first.
+      scale_by_sigma: divide the output by the noise level: by the labels themselves for Fourier
+        embedding, else by `sigmas[labels]`.
+      sigmas: noise levels in the order of the integer labels, for that purpose.
+      dtype: of the activations.
+      remat: recompute blocks in the backward pass instead of storing their activations.
+    """
+
+    nf: int = 128
+    ch_mult: Sequence[int] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attn_resolutions: Sequence[int] = (16,)
+    nonlinearity: str = "swish"
+    resblock_type: str = "biggan"
+    resamp_with_conv: bool = True
+    fir: bool = True
+    fir_kernel: Sequence[float] = (1, 3, 3, 1)
+    skip_rescale: bool = True
+    progressive: str = "none"
+    progressive_input: str = "none"
+    progressive_combine: str = "sum"
+    embedding_type: str = "fourier"
+    fourier_scale: float = 16.0
+    log_labels: bool = True
+    conditional: bool = True
+    dropout: float = 0.1
+    init_scale: float = 0.0
+    centered: bool = False
+    scale_by_sigma: bool = False
+    sigmas: tuple[float, ...] | None = None
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        get_nonlinearity(self.nonlinearity)
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(
+                    f"model.{field}={getattr(self, field)!r} is unknown; "
+                    f"choose from: {', '.join(choices)}"
+                )
+        if self.nf < 4 or not self.ch_mult or min(self.ch_mult) < 1 or self.num_res_blocks < 1:
+            raise ValueError(
+                f"model.nf={self.nf}, model.ch_mult={tuple(self.ch_mult)} and "
+                f"model.num_res_blocks={self.num_res_blocks} must be at least 4, a tuple of "
+                "positive numbers and 1"
+            )
+
+    def _embed(self, labels: jax.Array) -> jax.Array | None:
+        """Embedding (B, 4 nf) of the noise level, or None for an unconditional network."""
+        if not self.conditional:
+            return None
+        if self.embedding_type == "fourier":
+            x = jnp.log(labels) if self.log_labels else labels
+            temb = GaussianFourier(self.nf, self.fourier_scale, name="time_fourier")(x)
+        else:
+            temb = positional_embedding(labels, self.nf)
+        temb = Dense(4 * self.nf, name="time_dense_0")(temb)
+        return Dense(4 * self.nf, name="time_dense_1")(get_nonlinearity(self.nonlinearity)(temb))
+
+    def _resampler(self, up: bool, with_conv: bool, features: int, name: str) -> Resample:
+        return Resample(up, with_conv, features, self.fir, self.fir_kernel, self.dtype, name=name)
+
+    def _block(self, features: int, name: str, up: bool | None = None) -> Callable:
+        """A residual block that keeps the resolution, or halves or doubles it."""
+        biggan = self.resblock_type == "biggan"
+        cls = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
+        return cls(
+            get_nonlinearity(self.nonlinearity),
+            features,
+            None if up is None else lambda x: resample(x, up, self.fir, self.fir_kernel),
+            project_shortcut=up is not None,
+            shortcut_scale=1.0 if biggan else 0.1,
+            dropout=self.dropout,
+            skip_rescale=self.skip_rescale,
+            init_scale=self.init_scale,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _change_resolution(
+        self, h: jax.Array, temb: jax.Array | None, train: bool, up: bool, name: str
+    ) -> jax.Array:
+        if self.resblock_type == "ddpm":
+            return self._resampler(up, self.resamp_with_conv, h.shape[-1], name)(h)
+        return self._block(h.shape[-1], name, up)(h, temb, train)
+
+    def _attend(self, h: jax.Array, name: str) -> jax.Array:
+        return Attention(self.skip_rescale, self.init_scale, self.dtype, name=name)(h)
+
+    def _head(self, h: jax.Array, features: int, prefix: str, init_scale: float) -> jax.Array:
+        """Norm, activation and 3x3 convolution from hidden channels to the output pyramid."""
+        h = GroupNorm(dtype=self.dtype, name=f"{prefix}out_norm")(h)
+        conv = Conv(features, init_scale=init_scale, dtype=self.dtype, name=f"{prefix}out_conv")
+        return conv(get_nonlinearity(self.nonlinearity)(h))
+
+    def _join_input(self, pyramid: jax.Array, h: jax.Array, level: str) -> tuple:
+        """Shrinks the input pyramid and joins it with h; returns both."""
+        if self.progressive_input == "none":
+            return pyramid, h
+        residual = self.progressive_input == "residual"
+        shrink = self._resampler(False, residual, h.shape[-1], f"{level}pyramid")
+        pyramid = shrink(pyramid)
+        if residual:
+            pyramid = residual_sum(pyramid, h, self.skip_rescale)
+            return pyramid, pyramid
+        projected = Dense(h.shape[-1], dtype=self.dtype, name=f"{level}combine")(pyramid)
+        cat = self.progressive_combine == "cat"
+        return pyramid, jnp.concatenate([projected, h], -1) if cat else projected + h
+
+    def _join_output(
+        self, pyramid: jax.Array | None, h: jax.Array, level: str, channels: int
+    ) -> tuple:
+        """Grows the output pyramid and joins it with h; returns both."""
+        if self.progressive == "none":
+            return None, h
+        skip = self.progressive == "output_skip"
+        if pyramid is None:
+            head = self._head(
+                h, channels if skip else h.shape[-1], level, self.init_scale if skip else 1.0
+            )
+            return head, h
+        grow = self._resampler(True, not skip, h.shape[-1], f"{level}pyramid")
+        if skip:
+            return grow(pyramid) + self._head(h, channels, level, self.init_scale), h
+        pyramid = residual_sum(grow(pyramid), h, self.skip_rescale)
+        return pyramid, pyramid
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+        """Runs the network.
+
+        Args:
+          x: (B, H, W, C) images.
+          labels: (B,) noise levels: sigma for Fourier embedding, time steps (not necessarily
+            whole) or indices into `sigmas` for positional embedding.
+          train: whether dropout is on (it needs the rng "dropout").
+
+        Returns:
+          (B, H, W, C), float32.
+
+        Raises:
+          ValueError: if H or W cannot be halved len(ch_mult) - 1 times.
+        """
+        levels, channels = len(self.ch_mult), x.shape[-1]
+        if any(size % 2 ** (levels - 1) for size in x.shape[1:3]):
+            raise ValueError(
+                f"data.image_size={x.shape[1]} cannot be halved {levels - 1} times, as "
+                f"model.ch_mult={tuple(self.ch_mult)} asks; use a multiple of {2 ** (levels - 1)} "
+                "or fewer resolutions"
+            )
+        widths = [self.nf * m for m in self.ch_mult]
+        temb = self._embed(labels)
+        x = (x if self.centered else 2 * x - 1).astype(self.dtype)
+
+        pyramid = x
+        hs = [h := Conv(self.nf, dtype=self.dtype, name="conv_in")(x)]
+        for i, width in enumerate(widths):
+            for j in range(self.num_res_blocks):
+                h = self._block(width, f"down_{i}_block_{j}")(h, temb, train)
+                if h.shape[1] in self.attn_resolutions:
+                    h = self._attend(h, f"down_{i}_attn_{j}")
+                hs.append(h)
+            if i < levels - 1:
+                h = self._change_resolution(h, temb, train, False, f"down_{i}_downsample")
+                pyramid, h = self._join_input(pyramid, h, f"down_{i}_")
+                hs.append(h)
+
+        h = self._block(h.shape[-1], "mid_block_0")(h, temb, train)
+        h = self._attend(h, "mid_attn")
+        h = self._block(h.shape[-1], "mid_block_1")(h, temb, train)
+
+        pyramid = None
+        for i, width in reversed(list(enumerate(widths))):
+            for j in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, hs.pop()], -1)
+                h = self._block(width, f"up_{i}_block_{j}")(h, temb, train)
+            if h.shape[1] in self.attn_resolutions:
+                h = self._attend(h, f"up_{i}_attn")
+            pyramid, h = self._join_output(pyramid, h, f"up_{i}_", channels)
+            if i > 0:
+                h = self._change_resolution(h, temb, train, True, f"up_{i}_upsample")
+
+        h = (
+            pyramid
+            if self.progressive == "output_skip"
+            else self._head(h, channels, "", self.init_scale)
+        )
+        h = h.astype(jnp.float32)
+        return batch_mul(1 / self._noise_levels(labels), h) if self.scale_by_sigma else h
+
+    def _noise_levels(self, labels: jax.Array) -> jax.Array:
+        if self.embedding_type == "fourier":
+            return labels
+        return jnp.asarray(np.asarray(self.sigmas, np.float32))[labels.astype(jnp.int32)]
+
+
+CHOICES = {
+    "resblock_type": ("biggan", "ddpm"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+    "embedding_type": ("fourier", "positional"),
+}

@@ -1,0 +1,462 @@
+"""Training and evaluation: the only loops over steps, checkpoints and samples.
+
+A run is a directory:
+
+    config.json versions.json stdout.txt    what was run, with what, what it said
+    tensorboard/                            scalars and pictures
+    checkpoints/STEP/                       see utils/checkpoints.py
+    samples/step_STEP.png                   drawn during training and at its end
+    eval/                                   what `evaluate` makes of a checkpoint
+
+States are kept on the host here; only the steps in `train` hold replicated copies on the devices.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+import losses
+import sampling
+from datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
+from models.utils import Parametrization, get_model, get_parametrization, get_score_fn, init_model
+from sde_lib import SDE, ScoreFn, get_sde
+from utils import images, parallel
+from utils.arrays import lookup
+from utils.checkpoints import Checkpoints, check_config
+from utils.logging import MetricWriter, progress_bar, setup, versions, write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a config builds that needs no data and no device memory."""
+
+    config: ml_collections.ConfigDict
+    sde: SDE
+    model: nn.Module
+    parametrization: Parametrization
+    optimizer: optax.GradientTransformation
+
+    def loss_fn(self, train: bool) -> losses.LossFn:
+        """The loss, with dropout on or off."""
+        level_fn = losses.get_level_fn(self.config, self.sde)
+        reduce_mean = self.config.training.reduce_mean
+        return losses.get_sde_loss_fn(
+            self.sde, self.model, self.parametrization, level_fn, train, reduce_mean
+        )
+
+    def score_fn(self, params: Any, model_state: Any) -> ScoreFn:
+        """The score of the network with these parameters, in evaluation mode."""
+        return get_score_fn(self.sde, self.model, params, model_state, self.parametrization)
+
+    def init_state(self) -> losses.State:
+        """The state before training."""
+        _, params, model_state = init_model(jax.random.key(self.config.seed), self.config)
+        return losses.init_state(params, model_state, self.optimizer)
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """Builds an experiment, and with it checks the config before anything is compiled.
+
+    Raises:
+      ValueError: with field, value and remedy, for what cannot work.
+    """
+    sde = get_sde(config)
+    experiment = Experiment(
+        config,
+        sde,
+        get_model(config),
+        get_parametrization(config, sde),
+        losses.get_optimizer(config),
+    )
+    losses.get_level_fn(config, sde)
+    sampling.get_sampling_fn(config, sde)
+    for task in config.eval.tasks:
+        lookup(EVALUATORS, task, "task (eval.tasks)")
+    _check_counts(config)
+    jax.eval_shape(experiment.init_state)
+    return experiment
+
+
+def _check_counts(config: ml_collections.ConfigDict) -> None:
+    """Batches have to split over the devices, intervals to consist of whole calls of the step."""
+    parallel.local_batch_size(config.training.batch_size, "training.batch_size")
+    parallel.local_batch_size(config.eval.batch_size, "eval.batch_size")
+    n = config.training.n_jitted_steps
+    intervals = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
+    for key in ("n_iters", *intervals):
+        value = config.training[key]
+        if n < 1 or value < 1 or value % n:
+            raise ValueError(
+                f"training.{key}={value} must be a positive multiple of "
+                f"training.n_jitted_steps={n}, because that many steps run in one call"
+            )
+    if config.eval.num_samples < 1:
+        raise ValueError(f"eval.num_samples={config.eval.num_samples} must be positive")
+
+
+class StopSignal:
+    """Turns SIGINT and SIGTERM into a flag that the training loop reads between two steps.
+
+    A second SIGINT interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # handlers belong to the main thread
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.received = signal.Signals(number)
+        log.info("%s: saving after this step; Ctrl-C again stops at once", self.received.name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class ImageSampler:
+    """Draws batches of images with the configured sampler, compiled once, showing progress.
+
+    Attributes:
+      nfe: evaluations of the score for one sample.
+      compile_seconds: how long compiling took.
+      frames: the samples of the last batch on their way from noise to image, each (N, H, W, C) in
+        [0, 1] before clipping; empty where several processes sample together.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        config = experiment.config
+        data, self._batch_size = config.data, config.eval.batch_size
+        self._to_unit = get_data_inverse_scaler(config)
+        self.frames: list[np.ndarray] = []
+        self._bar = None
+        # A callback inside a program that spans processes would need all of them.
+        observer = self._observe if parallel.process_count() == 1 else None
+        sampler = sampling.get_sampling_fn(config, experiment.sde, observer)
+        shape = (self._batch_size, data.image_size, data.image_size, data.num_channels)
+
+        def sample(rng: jax.Array, params: Any, model_state: Any) -> tuple[jax.Array, int]:
+            score_fn = experiment.score_fn(params, model_state)
+            return sampler(rng, lambda x, t: score_fn(parallel.shard_batch(x), t), shape)
+
+        self._sample = jax.jit(sample)
+        self._compiled = None
+        self.nfe, self.compile_seconds = 0, 0.0
+
+    def _observe(self, done: int, total: int, x: jax.Array) -> None:
+        self.frames.append(self._to_unit(np.asarray(x[:64])))
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
+    def __call__(self, rng: jax.Array, state: losses.State, desc: str = "sampling") -> np.ndarray:
+        """Draws `config.eval.batch_size` images with the averaged parameters.
+
+        Returns:
+          (N, H, W, C) in [0, 1], not clipped, on every process.
+        """
+        arguments = rng, state.params_ema, state.model_state
+        if self._compiled is None:
+            begin = time.monotonic()
+            self._compiled = self._sample.lower(*arguments).compile()
+            self.compile_seconds = time.monotonic() - begin
+        self.frames.clear()
+        with progress_bar(1, desc=desc) as self._bar:
+            x, nfe = self._compiled(*arguments)
+            x = parallel.to_host(x)
+            jax.effects_barrier()
+        self.nfe = int(nfe)
+        return self._to_unit(x)
+
+
+class Run:
+    """A training run: its directory, and what happens at intervals between the steps."""
+
+    def __init__(self, experiment: Experiment, workdir: str, start: int) -> None:
+        self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
+        self.writer = MetricWriter(os.path.join(workdir, "tensorboard"), start)
+        self.checkpoints = _open_checkpoints(experiment.config, workdir)
+        self.schedule = losses.get_schedule(experiment.config)
+        self._sampler: ImageSampler | None = None
+        self._clock = time.monotonic(), start
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the metrics of the last step, the learning rate and the speed."""
+        (then, step_then), now = self._clock, time.monotonic()
+        self._clock = now, step
+        rate = (step - step_then) / (now - then)
+        scalars = {"training_loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
+        lr = float(self.schedule(step - 1))
+        self.writer.scalars(step, scalars | {"learning_rate": lr, "steps_per_second": rate})
+        log.info("step %d: training_loss %.5e, %.2f steps/s", step, metrics["loss"], rate)
+        if not np.isfinite(metrics["loss"]):
+            raise FloatingPointError(
+                f"the training loss is {metrics['loss']} at step {step}; go back to the last "
+                f"checkpoint in {self.checkpoints.directory} and lower optim.lr"
+            )
+
+    def save(self, state: losses.State, next_batch: int) -> None:
+        """Writes a checkpoint."""
+        self.checkpoints.save(int(state.step), state, {"next_batch": next_batch}, self.config)
+
+    def sample_path(self, step: int) -> str:
+        """Where the picture drawn at a step is."""
+        return os.path.join(self.workdir, "samples", f"step_{step}.png")
+
+    def draw(self, state: losses.State) -> None:
+        """Draws samples and writes them as a picture, also for TensorBoard."""
+        step = int(state.step)
+        self._sampler = self._sampler or ImageSampler(self.experiment)
+        rng = jax.random.fold_in(jax.random.key(self.config.seed), step)
+        x = self._sampler(rng, state)
+        self.write_grid(step, "samples", x)
+        if parallel.is_primary():
+            images.save_grid(self.sample_path(step), x)
+        log.info("samples of step %d: %s", step, self.sample_path(step))
+        self._clock = time.monotonic(), step
+
+    def write_grid(self, step: int, name: str, x: np.ndarray) -> None:
+        """Shows images in [0, 1] in TensorBoard."""
+        self.writer.images(step, name, images.make_grid(x[:64]))
+
+    def close(self) -> None:
+        """Finishes everything that is being written."""
+        self.writer.close()
+        self.checkpoints.close()
+
+
+def _open_checkpoints(config: ml_collections.ConfigDict, workdir: str) -> Checkpoints:
+    return Checkpoints(os.path.join(workdir, "checkpoints"), config.training.snapshot_freq)
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
+    """Trains, or continues a run that stopped, and draws samples at the end.
+
+    Args:
+      config: the experiment.
+      workdir: directory of the run.
+
+    Returns:
+      The last state, on the host.
+
+    Raises:
+      ValueError: for a bad config, missing data, or a workdir that belongs to another config.
+    """
+    experiment = build(config)
+    batches, held_out = get_dataset(config, "train"), get_dataset(config, "test")
+    state, next_batch = _restore_or_init(experiment, workdir)
+    start = int(state.step)
+    setup(workdir)
+    if parallel.is_primary():
+        write_json(os.path.join(workdir, "config.json"), config.to_dict())
+        write_json(os.path.join(workdir, "versions.json"), versions())
+    n_params = sum(x.size for x in jax.tree.leaves(state.params))
+    log.info(
+        "%s: %s parameters, step %d of %d, %d devices",
+        workdir,
+        f"{n_params:,}",
+        start,
+        config.training.n_iters,
+        parallel.device_count(),
+    )
+    run = Run(experiment, workdir, start)
+    iterator = get_iterator(batches, config, next_batch)
+    with contextlib.closing(run), contextlib.closing(iterator), StopSignal() as stop:
+        if start == 0:
+            run.write_grid(0, "data", get_data_inverse_scaler(config)(batches[0]["image"]))
+        state = _train_steps(run, state, iterator, held_out, stop)
+        if stop.received is None:
+            _finish(run, state)
+    return state
+
+
+def _restore_or_init(experiment: Experiment, workdir: str) -> tuple[losses.State, int]:
+    """The newest checkpoint's state and the number of the next batch, or those of a new run."""
+    config = experiment.config
+    if os.path.isdir(os.path.join(workdir, "checkpoints")):
+        with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
+            if checkpoints.latest_step() is not None:
+                state, data_state, changes = _restore(experiment, checkpoints, training=True)
+                for change in changes:
+                    log.info("changed since the checkpoint: %s", change)
+                return state, data_state["next_batch"]
+    return jax.device_get(experiment.init_state()), 0
+
+
+def _restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -> tuple:
+    """State, data position and differences of configs, of the configured checkpoint."""
+    config = experiment.config
+    step = None if training else config.eval.checkpoint or None
+    template = jax.eval_shape(experiment.init_state)
+    if not training:
+        template = template.replace(opt_state=())
+    check = lambda saved: check_config(saved, config.to_dict(), training)  # noqa: E731
+    state, data_state, saved, _ = checkpoints.restore(template, step, check)
+    return state, data_state, check(saved)
+
+
+def _train_steps(
+    run: Run,
+    state: losses.State,
+    iterator: BatchIterator,
+    held_out: Any,
+    stop: StopSignal,
+) -> losses.State:
+    """Makes the steps that are left, and at their intervals what `Run` does."""
+    experiment, t = run.experiment, run.config.training
+    n, step = t.n_jitted_steps, int(state.step)
+    step_fn = losses.get_step_fn(
+        experiment.loss_fn(train=True),
+        experiment.optimizer,
+        run.config.seed,
+        run.config.model.ema_rate,
+        run.config.model.ema_warmup,
+        parallel.AXIS,
+    )
+    p_step = parallel.map_over_devices(losses.repeat_step(step_fn, n), donate_argnums=(0,))
+    p_state = parallel.replicate(state)
+    loss_fn = experiment.loss_fn(train=False)
+    eval_fn = losses.get_eval_step_fn(loss_fn, run.config.seed, parallel.AXIS)
+    p_eval = parallel.map_over_devices(eval_fn)
+    metrics = None
+    with progress_bar(t.n_iters, step, "training") as bar:
+        while step < t.n_iters:
+            batch = [next(iterator) for _ in range(n)]
+            batch = jax.tree.map(lambda *x: np.concatenate(x), *batch)
+            p_state, new_metrics = p_step(p_state, parallel.split_over_devices(batch, n))
+            # Waiting for the step before this one keeps the device busy and the host close.
+            if metrics is not None:
+                bar.set_postfix(loss=f"{_last(metrics)['loss']:.4g}", refresh=False)
+            metrics, step = new_metrics, step + n
+            bar.update(n)
+            due = lambda every: step % every == 0  # noqa: E731, B023
+            if due(t.log_freq):
+                run.log_metrics(step, _last(metrics))
+            if due(t.eval_freq):
+                batch = parallel.split_over_devices(held_out[step // t.eval_freq - 1])
+                loss = p_eval(p_state, jax.tree.map(lambda x: x[:, 0], batch))
+                run.writer.scalars(step, {"eval_loss": parallel.unreplicate(loss)})
+            stopping = stop.received is not None
+            if parallel.process_count() > 1:
+                stopping = due(t.log_freq) and parallel.any_process(stopping)
+            last = stopping or step == t.n_iters
+            if last or due(t.snapshot_freq_for_preemption) or due(t.snapshot_freq):
+                state = jax.device_get(parallel.unreplicate(p_state))
+                run.save(state, iterator.get_state())
+            if t.snapshot_sampling and due(t.snapshot_freq) and step < t.n_iters:
+                run.draw(state)
+            if stopping:
+                break
+    return state
+
+
+def _last(metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """Host numbers of the last step in a call."""
+    return {k: float(np.asarray(v)[-1]) for k, v in parallel.unreplicate(metrics).items()}
+
+
+def _finish(run: Run, state: losses.State) -> None:
+    """Draws the samples of a finished training, unless an earlier start of it has."""
+    step = int(state.step)
+    path = run.sample_path(step)
+    if os.path.exists(path):
+        log.info("step %d is the last (training.n_iters); samples: %s", step, path)
+    elif run.config.training.snapshot_sampling:
+        run.checkpoints.wait()
+        run.draw(state)
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: str, eval_folder: str = "eval"
+) -> dict[str, Any]:
+    """Runs the tasks of `config.eval.tasks` on a checkpoint.
+
+    Args:
+      config: the experiment.
+      workdir: directory of a trained run.
+      eval_folder: where in it results are written, a folder for each checkpoint.
+
+    Returns:
+      The report, which is also in `report.json` of that folder.
+
+    Raises:
+      ValueError: for a bad config, or without a checkpoint of it.
+    """
+    experiment = build(config)
+    directory = os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(directory):
+        raise ValueError(
+            f"there is no checkpoint in {directory}; train first (--mode train), or name another "
+            "run with --workdir"
+        )
+    with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
+        state, _, _ = _restore(experiment, checkpoints, training=False)
+    setup(workdir)
+    step = int(state.step)
+    folder = os.path.join(workdir, eval_folder, f"step_{step}")
+    report: dict[str, Any] = {"step": step, "versions": versions()}
+    for task in config.eval.tasks:
+        report[task] = EVALUATORS[task](experiment, state, folder)
+    if parallel.is_primary():
+        write_json(os.path.join(folder, "report.json"), report)
+    log.info("report: %s", os.path.join(folder, "report.json"))
+    return report
+
+
+def evaluate_samples(experiment: Experiment, state: losses.State, folder: str) -> dict[str, Any]:
+    """Draws `config.eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of a batch.
+
+    The archive holds "samples": uint8 (N, H, W, C).
+    """
+    config = experiment.config
+    sampler = ImageSampler(experiment)
+    rng = jax.random.fold_in(jax.random.key(config.seed), -1)  # other noise than during training
+    rounds = -(-config.eval.num_samples // config.eval.batch_size)
+    batches, frames, seconds = [], [], []
+    for i in range(rounds):
+        begin = time.monotonic()
+        desc = f"sampling {i + 1}/{rounds}"
+        batches.append(sampler(jax.random.fold_in(rng, i), state, desc))
+        seconds.append(time.monotonic() - begin)
+        frames = frames or list(sampler.frames)
+    x = np.concatenate(batches)[: config.eval.num_samples]
+    if parallel.is_primary():
+        images.save_npz(os.path.join(folder, "samples.npz"), samples=images.to_uint8(x))
+        images.save_grid(os.path.join(folder, "samples.png"), x[:64])
+        log.info("samples: %s", os.path.join(folder, "samples.png"))
+        if frames and config.eval.frames:
+            keep = np.linspace(0, len(frames) - 1, min(config.eval.frames, len(frames)))
+            frames = np.stack([frames[i] for i in keep.round().astype(int)])
+            images.save_gif(os.path.join(folder, "process.gif"), frames)
+    return {
+        "num_samples": len(x),
+        "nfe": sampler.nfe,
+        "compile_seconds": round(sampler.compile_seconds, 2),
+        "seconds": round(sum(seconds) - sampler.compile_seconds, 2),
+        "sampling": config.sampling.to_dict(),
+    }
+
+
+# name -> (experiment, state, folder) -> numbers for the report
+EVALUATORS: dict[str, Callable[[Experiment, losses.State, str], dict[str, Any]]] = {
+    "samples": evaluate_samples,
+}

@@ -1,0 +1,287 @@
+"""Sampling by integrating the reverse process from t = T to t = eps.
+
+A predictor makes one step of the reverse SDE, a corrector moves samples along the score at a fixed
+time; `get_pc_sampler` alternates them (Song et al. 2021, algorithm 1 and appendices E to G).
+Samplers see a `ScoreFn` and an SDE, nothing of networks, parameters or data ranges: samples come
+out in the model's range. They are pure functions of the global batch, made to be jitted.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax import lax
+
+from sde_lib import SDE, Pair, ScoreFn
+from utils.arrays import batch_mul, example_norm, lookup
+
+# (rng, score_fn, shape) -> samples of that shape, evaluations of the score for each of them
+Sampler = Callable[[jax.Array, ScoreFn, tuple[int, ...]], tuple[jax.Array, int]]
+# (steps done, steps in all, x): called on the host while a sampler runs
+Observer = Callable[[int, int, jax.Array], None]
+
+
+class Predictor(abc.ABC):
+    """One step of the reverse process, from time t to t - T / N.
+
+    Attributes:
+      evaluations: of the score in one update.
+    """
+
+    evaluations = 1
+
+    def __init__(self, sde: SDE, score_fn: ScoreFn, probability_flow: bool = False) -> None:
+        self.sde = sde
+        self.score_fn = score_fn
+        self.rsde = sde.reverse(score_fn, probability_flow)
+        self.probability_flow = probability_flow
+
+    @abc.abstractmethod
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        """x: (B, *S) at t: (B,) -> the next x, and the same without the noise just added."""
+
+
+class EulerMaruyamaPredictor(Predictor):
+    """Euler-Maruyama on the reverse SDE, or Euler on the probability-flow ODE."""
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        dt = self.sde.T / self.sde.N
+        z = jax.random.normal(rng, x.shape, x.dtype)
+        drift, diffusion = self.rsde.sde(x, t)
+        x_mean = x - drift * dt
+        return x_mean + batch_mul(diffusion * math.sqrt(dt), z), x_mean
+
+
+class ReverseDiffusionPredictor(Predictor):
+    """Reverses the forward chain step by step (Song et al. 2021, appendix E, eq. 46)."""
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        f, G = self.rsde.discretize(x, t)
+        z = jax.random.normal(rng, x.shape, x.dtype)
+        x_mean = x - f
+        return x_mean + batch_mul(G, z), x_mean
+
+
+class AncestralSamplingPredictor(Predictor):
+    """Ancestral sampling: of DDPM for VP, of SMLD for VE, exact posterior steps for the others.
+
+    Raises:
+      ValueError: for the probability flow, which has no ancestral form.
+    """
+
+    def __init__(self, sde: SDE, score_fn: ScoreFn, probability_flow: bool = False) -> None:
+        super().__init__(sde, score_fn, probability_flow)
+        if probability_flow:
+            raise ValueError(
+                "sampling.probability_flow=True has no ancestral form; set sampling.predictor to "
+                "reverse_diffusion or euler_maruyama"
+            )
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        z = jax.random.normal(rng, x.shape, x.dtype)
+        x_mean, std = self.sde.ancestral_step(x, t, self.score_fn(x, t))
+        return x_mean + batch_mul(std, z), x_mean
+
+
+class NonePredictor(Predictor):
+    """Leaves x as it is."""
+
+    evaluations = 0
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        return x, x
+
+
+class Corrector(abc.ABC):
+    """Steps of Langevin dynamics at a fixed time.
+
+    Attributes:
+      evaluations: of the score in one update.
+    """
+
+    def __init__(self, sde: SDE, score_fn: ScoreFn, snr: float, n_steps: int) -> None:
+        self.sde = sde
+        self.score_fn = score_fn
+        self.snr = snr
+        self.n_steps = n_steps
+
+    @property
+    def evaluations(self) -> int:
+        return self.n_steps
+
+    @abc.abstractmethod
+    def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
+        """Step size (B,) at t: (B,) for a score and a noise, both (B, *S)."""
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        """x: (B, *S) at t: (B,) -> the next x, and the same without the noise just added."""
+
+        def step(k: int, carry: Pair) -> Pair:
+            x, _ = carry
+            z = jax.random.normal(jax.random.fold_in(rng, k), x.shape, x.dtype)
+            score = self.score_fn(x, t)
+            size = self.step_size(t, score, z)
+            x_mean = x + batch_mul(size, score)
+            return x_mean + batch_mul(jnp.sqrt(2 * size), z), x_mean
+
+        return (
+            step(0, (x, x)) if self.n_steps == 1 else lax.fori_loop(0, self.n_steps, step, (x, x))
+        )
+
+
+class LangevinCorrector(Corrector):
+    """Langevin dynamics with the step set by the signal-to-noise ratio (algorithms 4 and 5).
+
+    As published, the two norms are means over the batch, so that a sample depends a little on the
+    others of its batch.
+    """
+
+    def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
+        ratio = jnp.mean(example_norm(z)) / jnp.mean(example_norm(score))
+        return 2 * self.sde.langevin_scale(t) * (self.snr * ratio) ** 2
+
+
+class AnnealedLangevinDynamics(Corrector):
+    """Langevin dynamics with the step of NCSN (Song & Ermon 2019, algorithm 1)."""
+
+    def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
+        _, std = self.sde.marginal_coeffs(t)
+        return 2 * self.sde.langevin_scale(t) * (self.snr * std) ** 2
+
+
+class NoneCorrector(Corrector):
+    """Leaves x as it is."""
+
+    evaluations = 0
+
+    def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
+        return jnp.zeros_like(t)
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        return x, x
+
+
+def time_grid(sde: SDE, eps: float) -> jax.Array:
+    """The N times T, ..., eps at which the discretised SDE is stepped: (N,).
+
+    Where eps is larger than the first cell of the discrete chain, the grid ends inside that cell
+    instead: otherwise the last levels would be skipped (for VP with more than 1,000 steps).
+    """
+    return jnp.linspace(sde.T, min(eps, 0.999 * sde.T / (sde.N - 1)), sde.N)
+
+
+def get_pc_sampler(
+    sde: SDE,
+    predictor: type[Predictor],
+    corrector: type[Corrector],
+    snr: float = 0.16,
+    n_steps: int = 1,
+    probability_flow: bool = False,
+    denoise: bool = True,
+    eps: float | None = None,
+    observer: Observer | None = None,
+) -> Sampler:
+    """The predictor-corrector sampler with sde.N time steps.
+
+    Args:
+      sde: the SDE, discretised into as many steps as the sampler is to make.
+      predictor, corrector: classes; at each time the corrector acts first.
+      snr, n_steps: of the corrector.
+      probability_flow: make the predictor deterministic.
+      denoise: return the last mean, without the noise of the last step.
+      eps: last time; None for the SDE's own t_min.
+      observer: sees the samples about 50 times while the sampler runs.
+
+    Returns:
+      `(rng, score_fn, shape) -> (samples, nfe)`.
+
+    Raises:
+      ValueError: for a parameter out of range.
+    """
+    eps = sde.t_min if eps is None else eps
+    if not 0 < eps < sde.T:
+        raise ValueError(f"sampling.eps={eps} must lie between 0 and {sde.T}")
+    if snr <= 0 or n_steps < 1:
+        raise ValueError(f"sampling.snr={snr} and sampling.n_steps_each={n_steps} must be positive")
+    # Built once here only for what it checks.
+    predictor(sde, lambda x, t: x, probability_flow)
+
+    def sampler(rng: jax.Array, score_fn: ScoreFn, shape: tuple[int, ...]) -> tuple:
+        predict = predictor(sde, score_fn, probability_flow)
+        correct = corrector(sde, score_fn, snr, n_steps)
+        timesteps = time_grid(sde, eps)
+        prior_rng, loop_rng = jax.random.split(rng)
+        x = sde.prior_sampling(prior_rng, shape)
+
+        def step(i: jax.Array, carry: Pair) -> Pair:
+            t = jnp.full(shape[:1], timesteps[i])
+            corrector_rng, predictor_rng = jax.random.split(jax.random.fold_in(loop_rng, i))
+            x, _ = correct.update_fn(corrector_rng, carry[0], t)
+            x, x_mean = predict.update_fn(predictor_rng, x, t)
+            _observe(observer, i, sde.N, x_mean)
+            return x, x_mean
+
+        x, x_mean = lax.fori_loop(0, sde.N, step, (x, x))
+        nfe = sde.N * (predict.evaluations + correct.evaluations)
+        return x_mean if denoise else x, nfe
+
+    return sampler
+
+
+def _observe(observer: Observer | None, i: jax.Array, n: int, x: jax.Array) -> None:
+    """Calls the observer about 50 times in n steps, and after the last one."""
+    if observer is None:
+        return
+    every = max(n // 50, 1)
+
+    def call() -> None:
+        jax.debug.callback(lambda i, x: observer(int(i) + 1, n, x), i, x)
+
+    lax.cond((i % every == 0) | (i == n - 1), call, lambda: None)
+
+
+def get_sampling_fn(
+    config: ml_collections.ConfigDict, sde: SDE, observer: Observer | None = None
+) -> Sampler:
+    """The sampler that `config.sampling` describes, for the SDE of training.
+
+    Raises:
+      ValueError: for an unknown name or a parameter out of range.
+    """
+    return lookup(SAMPLERS, config.sampling.method.lower(), "sampling.method")(
+        config, sde, observer
+    )
+
+
+def _configured_pc_sampler(
+    config: ml_collections.ConfigDict, sde: SDE, observer: Observer | None
+) -> Sampler:
+    s = config.sampling
+    return get_pc_sampler(
+        sde.with_steps(s.steps) if s.steps else sde,
+        lookup(PREDICTORS, s.predictor.lower(), "predictor (sampling.predictor)"),
+        lookup(CORRECTORS, s.corrector.lower(), "corrector (sampling.corrector)"),
+        s.snr,
+        s.n_steps_each,
+        s.probability_flow,
+        s.noise_removal,
+        s.eps or None,
+        observer,
+    )
+
+
+PREDICTORS = {
+    "euler_maruyama": EulerMaruyamaPredictor,
+    "reverse_diffusion": ReverseDiffusionPredictor,
+    "ancestral_sampling": AncestralSamplingPredictor,
+    "none": NonePredictor,
+}
+CORRECTORS = {
+    "langevin": LangevinCorrector,
+    "ald": AnnealedLangevinDynamics,
+    "none": NoneCorrector,
+}
+SAMPLERS = {"pc": _configured_pc_sampler}

@@ -1,0 +1,29 @@
+"""What every test runs under: eight virtual CPU devices, strict shapes, fixed seeds.
+
+The environment has to be set before anything imports jax, which is why it is set here and not in a
+fixture.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    ).strip()
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+# A shape that broadcasts only by luck, (B,) against (B, H, W, C), must fail and not compute.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def fixed_numpy_seed():
+    """Whatever draws from NumPy's global generator draws the same in every order of the tests."""
+    np.random.seed(0)

@@ -1,0 +1,103 @@
+"""Grids pixel by pixel, and files read back."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import images
+
+
+def test_to_uint8_clips_and_rounds_halves_up():
+    x = np.array([-0.1, 0.0, 0.5, 1.0, 1.5, 99.49 / 255, 99.51 / 255, np.nan, np.inf])
+    got = images.to_uint8(x)
+    assert got.dtype == np.uint8
+    assert got.tolist() == [0, 0, 128, 255, 255, 99, 100, 0, 255]
+    levels = np.arange(256, dtype=np.float32) / 255
+    assert images.to_uint8(levels).tolist() == list(range(256))
+
+
+def test_grid_pixel_by_pixel():
+    x = np.array([10, 20, 30, 40, 50, 60], np.float32).reshape(3, 1, 2, 1) / 255
+    got = images.make_grid(x, padding=1, scale=1)
+    assert got.tolist() == [
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 10, 20, 0, 30, 40, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 50, 60, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_grid_repeats_pixels_and_keeps_colours():
+    x = np.array([[[[1.0, 0.0, 0.2]]], [[[0.0, 1.0, 0.4]]]])
+    got = images.make_grid(x, columns=1, padding=1, scale=2)
+    a, b, o = [255, 0, 51], [0, 255, 102], [0, 0, 0]
+    rows = [[o] * 4, [o, a, a, o], [o, a, a, o], [o] * 4, [o, b, b, o], [o, b, b, o], [o] * 4]
+    assert got.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "columns", "shape"),
+    [
+        (64, 28, None, (8 * (3 * 28 + 2) + 2,) * 2),  # 224 pixels, enlarged by 3
+        (4, 256, None, (2 * 258 + 2,) * 2),  # as it is
+        (9, 256, None, (3 * 258 + 2,) * 2),
+        (10, 100, None, (3 * 202 + 2, 4 * 202 + 2)),  # 4 columns, 3 rows, enlarged by 2
+        (3, 300, 8, (302 + 2, 3 * 302 + 2)),
+    ],
+)
+def test_sizes_of_grids(n, size, columns, shape):
+    assert images.make_grid(np.zeros((n, size, size, 3)), columns).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 2), (2, 4, 4), (0, 4, 4, 3), (1, 2, 4, 4, 3)])
+def test_other_shapes_are_errors(shape):
+    with pytest.raises(ValueError, match=r"C = 1 or 3"):
+        images.make_grid(np.zeros(shape))
+
+
+@pytest.mark.parametrize("wrong", [{"columns": 0}, {"padding": -1}, {"scale": 0}])
+def test_numbers_that_make_no_grid(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        images.make_grid(np.zeros((2, 4, 4, 1)), **wrong)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_has_the_pixels_of_the_grid(tmp_path, channels):
+    x = np.random.default_rng(0).random((5, 8, 8, channels))
+    path = tmp_path / "a" / "b" / "grid.png"
+    images.save_grid(path, x, columns=5)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert np.array_equal(np.asarray(picture), images.make_grid(x, columns=5))
+    assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gif_has_every_frame_and_holds_the_last(tmp_path, channels):
+    levels = np.array([0.0, 0.25, 0.5, 1.0]).reshape(4, 1, 1, 1, 1)
+    frames = np.broadcast_to(levels, (4, 2, 300, 300, channels))
+    images.save_gif(tmp_path / "a.gif", frames, seconds=0.8, hold=1.5)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.format, gif.n_frames, gif.info["loop"]) == ("GIF", 4, 0)
+        durations = []
+        for i, frame in enumerate(frames):
+            gif.seek(i)
+            durations.append(gif.info["duration"])
+            got = np.asarray(gif.convert("L" if channels == 1 else "RGB"), np.int32)
+            assert np.abs(got - images.make_grid(frame)).max() <= 1
+    assert durations == [200, 200, 200, 1500]
+
+
+def test_gif_of_no_frames_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"\(F, N, H, W, C\)"):
+        images.save_gif(tmp_path / "a.gif", np.zeros((0, 1, 4, 4, 1)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_npz_comes_back(tmp_path):
+    arrays = {"path": np.arange(3), "samples": np.ones((2, 2), np.uint8)}
+    images.save_npz(tmp_path / "new" / "samples.npz", **arrays)
+    with np.load(tmp_path / "new" / "samples.npz") as got:
+        assert set(got) == set(arrays)
+        assert all(np.array_equal(got[k], arrays[k]) for k in arrays)

@@ -1,0 +1,119 @@
+"""Pictures on the disk: grids, animations, arrays.
+
+Images come in as (N, H, W, C) in [0, 1], C = 1 or 3, from the host or a device; what lies outside
+is clipped. Every file appears whole or not at all.
+"""
+
+import math
+import os
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from utils.logging import write_atomically
+
+_GRID_PIXELS = 600  # width or height that grids of tiny images are enlarged to, roughly
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Maps [0, 1] to 0, ..., 255, clipped, halves rounded up; NaN becomes 0. Any shape."""
+    x = np.nan_to_num(np.asarray(images, np.float32))
+    return np.floor(255.0 * np.clip(x, 0.0, 1.0) + 0.5).astype(np.uint8)
+
+
+def make_grid(
+    images: np.ndarray, columns: int | None = None, padding: int = 2, scale: int | None = None
+) -> np.ndarray:
+    """Lays images out row by row on black.
+
+    Args:
+      images: (N, H, W, C) in [0, 1].
+      columns: images in a row; None for a grid that is nearly square.
+      padding: pixels around and between the images.
+      scale: factor by which each pixel is repeated; None for 1, or what brings a grid of tiny
+        images to about 600 pixels.
+
+    Returns:
+      uint8 (H', W', 3), or (H', W') if C = 1.
+
+    Raises:
+      ValueError: for another shape or number of channels, or numbers that are not positive.
+    """
+    x = to_uint8(_check(images, "grid", 4))
+    n, height, width, channels = x.shape
+    columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
+    if columns < 1 or padding < 0 or (scale is not None and scale < 1):
+        raise ValueError(
+            f"columns={columns}, padding={padding}, scale={scale}: a grid needs at least 1 column, "
+            "padding 0 and scale 1"
+        )
+    rows = math.ceil(n / columns)
+    scale = scale or max(1, round(_GRID_PIXELS / max(rows * height, columns * width)))
+    x = x.repeat(scale, axis=1).repeat(scale, axis=2)
+    cell = (height * scale + padding, width * scale + padding)
+    grid = np.zeros((rows * cell[0] + padding, columns * cell[1] + padding, channels), np.uint8)
+    for i, image in enumerate(x):
+        top, left = (i // columns) * cell[0] + padding, (i % columns) * cell[1] + padding
+        grid[top : top + height * scale, left : left + width * scale] = image
+    return grid[..., 0] if channels == 1 else grid
+
+
+def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int | None = None) -> None:
+    """Writes images (N, H, W, C) in [0, 1] as one PNG, laid out by `make_grid`.
+
+    Raises:
+      ValueError: as `make_grid`.
+    """
+    picture = Image.fromarray(make_grid(images, columns))
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+
+
+def save_gif(
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    seconds: float = 4.0,
+    hold: float = 2.0,
+    columns: int | None = None,
+) -> None:
+    """Writes an animation of grids, repeated for ever. PIL joins equal frames that follow.
+
+    Args:
+      path: where to.
+      frames: (F, N, H, W, C) in [0, 1].
+      seconds: length of the whole, within 0.04 to 0.5 seconds a frame.
+      hold: seconds for which the last frame stays on.
+      columns: images in a row, as in `make_grid`.
+
+    Raises:
+      ValueError: for another shape or number of channels.
+    """
+    frames = _check(frames, "animation", 5)
+    pictures = [Image.fromarray(make_grid(frame, columns)) for frame in frames]
+    each = min(max(seconds / len(frames), 0.04), 0.5)  # viewers slow down what is shorter
+    durations = [round(1000 * s) for s in [each] * (len(frames) - 1) + [hold]]
+
+    def write(file: BinaryIO) -> None:
+        first, *rest = pictures
+        first.save(
+            file, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
+        )
+
+    write_atomically(path, write)
+
+
+def save_npz(path: str | os.PathLike, /, **arrays: np.ndarray) -> None:
+    """Writes named arrays, compressed, for `numpy.load`."""
+    host = {name: np.asarray(x) for name, x in arrays.items()}
+    write_atomically(path, lambda file: np.savez_compressed(file, **host))
+
+
+def _check(images: np.ndarray, what: str, ndim: int) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != ndim or 0 in images.shape or images.shape[-1] not in (1, 3):
+        axes = "(N, H, W, C)" if ndim == 4 else "(F, N, H, W, C)"
+        raise ValueError(
+            f"cannot draw an {what} of images of shape {images.shape}; "
+            f"give {axes}, none of them 0, with C = 1 or 3"
+        )
+    return images
