@@ -8,8 +8,8 @@ perturbation kernel is -z / sigma, and a network with score s is trained on
 The objectives differ in how the noise level is drawn and in the weight w (`NoiseLevel`):
 
     score_sde continuous  t ~ U(eps, T), w = 1; with likelihood weighting w = g^2 / sigma^2
-                          (Song et al. 2021, eq. 7; Song et al. 2021b, arXiv 2101.09258, eq. 7)
-    SMLD, DDPM            one of N discrete levels, w = 1 (Song et al. 2021, eq. 1 and 3)
+                          (Song et al. 2021, eq. 7; weighting: arXiv 2101.09258)
+    SMLD, DDPM            one of N discrete levels, w = 1 (Song et al. 2021, section 2)
     EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
                           which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
 

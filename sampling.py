@@ -56,7 +56,7 @@ class EulerMaruyamaPredictor(Predictor):
 
 
 class ReverseDiffusionPredictor(Predictor):
-    """Reverses the forward chain step by step (Song et al. 2021, appendix E, eq. 46)."""
+    """Reverses the forward chain step by step (Song et al. 2021, appendix E)."""
 
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
         f, G = self.rsde.discretize(x, t)

@@ -176,13 +176,13 @@ class ReverseSDE:
         return self._reverse(*self.forward.sde(x, t), x, t)
 
     def discretize(self, x: jax.Array, t: jax.Array) -> Pair:
-        """f and G of one reverse step x_{i} = x_{i+1} - f + G z (eq. 46)."""
+        """f and G of one reverse step x_{i} = x_{i+1} - f + G z (appendix E)."""
         return self._reverse(*self.forward.discretize(x, t), x, t)
 
 
 @dataclasses.dataclass(frozen=True)
 class VESDE(SDE):
-    """Variance exploding with geometric noise levels (eq. 9 and 30), the limit of SMLD.
+    """Variance exploding with geometric noise levels (section 3.4, appendix C), the limit of SMLD.
 
     sigma(t) = sigma_min (sigma_max / sigma_min)^t, mu = 1.
     """
@@ -232,7 +232,7 @@ class VESDE(SDE):
         return sigmas[i], jnp.where(i == 0, 0.0, sigmas[jnp.maximum(i - 1, 0)])
 
     def discretize(self, x: jax.Array, t: jax.Array) -> Pair:
-        """The SMLD chain (eq. 8 of the paper): f = 0, G^2 = sigma_i^2 - sigma_{i-1}^2."""
+        """The SMLD chain (section 3.4): f = 0, G^2 = sigma_i^2 - sigma_{i-1}^2."""
         sigma, below = self._adjacent_sigmas(t)
         return jnp.zeros_like(x), jnp.sqrt(sigma**2 - below**2)
 
@@ -300,7 +300,7 @@ class _LinearBetaSDE(SDE):
 
 @dataclasses.dataclass(frozen=True)
 class VPSDE(_LinearBetaSDE):
-    """Variance preserving (eq. 11 and 32), the limit of DDPM.
+    """Variance preserving (section 3.4, appendix C), the limit of DDPM.
 
     mu = exp(-B / 2), sigma^2 = 1 - exp(-B), B(t) the integral of beta.
     """
@@ -338,12 +338,12 @@ class VPSDE(_LinearBetaSDE):
         return np.sqrt(-np.expm1(self._log_alphas_cumprod)).astype(np.float32)
 
     def discretize(self, x: jax.Array, t: jax.Array) -> Pair:
-        """The DDPM chain (eq. 10): f = (sqrt(1 - beta_i) - 1) x, G = sqrt(beta_i)."""
+        """The DDPM chain (section 3.4): f = (sqrt(1 - beta_i) - 1) x, G = sqrt(beta_i)."""
         beta = jnp.asarray(self.discrete_betas, jnp.float32)[self.level_index(t)]
         return batch_mul(jnp.sqrt(1 - beta) - 1, x), jnp.sqrt(beta)
 
     def ancestral_step(self, x: jax.Array, t: jax.Array, score: jax.Array) -> Pair:
-        """Ancestral sampling of DDPM (eq. 4 of the paper), noise sqrt(beta_i)."""
+        """Ancestral sampling of DDPM (section 2.2), noise sqrt(beta_i)."""
         beta = jnp.asarray(self.discrete_betas, jnp.float32)[self.level_index(t)]
         x_mean = batch_mul(1 / jnp.sqrt(1 - beta), x + batch_mul(beta, score))
         return x_mean, jnp.sqrt(beta)

@@ -35,6 +35,12 @@ def ncsnpp(c: ml_collections.ConfigDict) -> None:
     c.model.scale_by_sigma = True
 
 
+def pyramids(c: ml_collections.ConfigDict) -> None:
+    """NCSN++ as trained from 256 pixels up: skip connections through input and output pyramids."""
+    c.model.progressive = "output_skip"
+    c.model.progressive_input = "input_skip"
+
+
 def ddpmpp(c: ml_collections.ConfigDict) -> None:
     """DDPM++: the NCSN++ network without FIR filters and pyramids."""
     c.model.name = "ncsnpp"

@@ -173,8 +173,9 @@ def init_model(
     """
     model = get_model(config)
     size, channels = config.data.image_size, config.data.num_channels
-    x, labels = jnp.zeros((1, size, size, channels)), jnp.ones((1,))
-    variables = jax.jit(lambda key: model.init(key, x, labels))(rng)
+    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    # Draws the parameters and never runs, nor compiles, the network.
+    variables = model.lazy_init(rng, x, jax.ShapeDtypeStruct((1,), jnp.float32))
     return model, variables.pop("params"), variables
 
 

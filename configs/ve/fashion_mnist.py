@@ -1,0 +1,21 @@
+"""NCSN++ with EDM preconditioning under the VE SDE on Fashion-MNIST.
+
+    python main.py --config configs/ve/fashion_mnist.py --mode train
+
+Needs the idx files of the data set in data/fashion-mnist (or --config.data.dir=DIR).
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.ve(c)
+    parts.ncsnpp(c)
+    parts.mnist(c)
+    parts.edm(c)
+    c.data.dataset = "fashion_mnist"
+    return parts.finish(c, variant)

@@ -1,0 +1,20 @@
+"""NCSN++ with EDM preconditioning under the VP SDE on 5,000 real MNIST digits.
+
+    python main.py --config configs/vp/mnist.py --mode train
+
+Hardware: two CPU cores. Expected result: see benchmarks/RESULTS.md.
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.vp(c)
+    parts.ncsnpp(c)
+    parts.mnist(c)
+    parts.edm(c)
+    return parts.finish(c, variant)

@@ -1,0 +1,376 @@
+"""NCSN++: reference outputs, the published sizes, every switch, precision and dropout."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import assert_golden, config_of, load, nhwc, params_of, parse, part
+
+from configs import base
+from models.convert import from_torch_state_dict
+from models.ncsnpp import CHOICES, NCSNpp
+from models.utils import get_model, init_model
+
+GOLDEN = [
+    "model_a_ncsnpp_ve_cifar10",
+    "model_b_ncsnpp_ve_ffhq",
+    "model_c_ncsnpp_vp_ddpmpp",
+    "model_c2_ncsnpp_ve_discrete",
+    "model_d_ncsnpp_ddpmblock_cat_residual_fir",
+    "model_d2_ncsnpp_ddpmblock_residual_nofir",
+]
+
+
+@functools.cache
+def golden_model(name):
+    z = load(name)
+    config = config_of(parse(z, "config"))
+    return config, get_model(config), params_of(z, "params/", config)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast():
+    """These tests compile many networks and run each once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+# Reference values and conversion
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(name):
+    z = load(name)
+    _, model, params = golden_model(name)
+    y = jax.jit(model.apply)({"params": params}, nhwc(z["in/x"]), z["in/labels"])
+    assert y.dtype == jnp.float32
+    assert_golden(y, z, "out/y")
+
+
+def shapes_of(model, config):
+    size, channels = config.data.image_size, config.data.num_channels
+    x, labels = jnp.zeros((1, size, size, channels)), jnp.ones((1,))
+    return jax.eval_shape(lambda key: model.init(key, x, labels)["params"], jax.random.key(0))
+
+
+def random_network(config):
+    """The network and parameters without special values: no zero bias, no vanishing kernel."""
+    model, rng = get_model(config), np.random.default_rng(1)
+
+    def draw(path, leaf):
+        n = rng.standard_normal(leaf.shape).astype(np.float32)
+        if path[-1].key == "kernel":
+            return jnp.asarray(n / np.sqrt(leaf.size / leaf.shape[-1]), jnp.float32)
+        return jnp.asarray(0.1 * n + (path[-1].key == "scale"), jnp.float32)
+
+    return model, jax.tree.map_with_path(draw, shapes_of(model, config))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_converted_parameters_are_those_of_a_new_network(name):
+    config, model, params = golden_model(name)
+    expected = shapes_of(model, config)
+    assert jax.tree.structure(params) == jax.tree.structure(expected)
+    for (path, ours), leaf in zip(
+        jax.tree.leaves_with_path(expected), jax.tree.leaves(params), strict=True
+    ):
+        assert (ours.shape, ours.dtype) == (leaf.shape, leaf.dtype), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_published_array_is_used_exactly_once(prefix):
+    """Each value of the state dict turns up in the tree, and nothing else does."""
+    z = load(GOLDEN[0])
+    config = config_of(parse(z, "config"))
+    state_dict = {prefix + key: value for key, value in part(z, "params/").items()}
+    params = from_torch_state_dict(state_dict, config)
+    state_dict.pop(prefix + "sigmas")
+    theirs = sorted(float(np.sum(v, dtype=np.float64)) for v in state_dict.values())
+    ours = sorted(float(np.sum(v, dtype=np.float64)) for v in jax.tree.leaves(params))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def damaged(change):
+    z = load(GOLDEN[0])
+    state_dict = part(z, "params/")
+    change(state_dict)
+    return state_dict, config_of(parse(z, "config"))
+
+
+def rename(state_dict, old, new):
+    state_dict[new] = state_dict.pop(old)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        # A whole module, then one array of a module.
+        (lambda s: [s.pop(k) for k in list(s) if k.startswith("all_modules.3.")], "all_modules.3."),
+        (lambda s: s.pop("all_modules.4.Conv_1.weight"), "all_modules.4.Conv_1.weight"),
+        (lambda s: s.pop("all_modules.3.bias"), "all_modules.3.bias"),
+        (lambda s: s.update({"all_modules.999.weight": np.zeros(3)}), "all_modules.999.weight"),
+        (lambda s: s.update({"extra": np.zeros(3)}), "extra"),
+        (
+            lambda s: rename(s, "all_modules.4.Conv_0.weight", "all_modules.4.Conv_7.weight"),
+            "all_modules.4.Conv_7.weight",
+        ),
+        (lambda s: rename(s, "all_modules.3.weight", "all_modules.3.gamma"), "gamma"),
+    ],
+    ids=["module", "kernel", "bias", "left_over", "foreign", "renamed", "unknown_leaf"],
+)
+def test_a_state_dict_that_does_not_fit_is_refused_by_name(change, named):
+    state_dict, config = damaged(change)
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+        from_torch_state_dict(state_dict, config)
+
+
+def test_a_state_dict_of_another_shape_is_refused():
+    """The config says a wider network than the file holds."""
+    state_dict, config = damaged(lambda s: None)
+    config.model.nf = 2 * config.model.nf
+    with pytest.raises(ValueError, match="all_modules"):
+        from_torch_state_dict(state_dict, config)
+
+
+# Published sizes
+
+
+def published_config(name):
+    config = base.get_config()
+    m = config.model
+    m.nf, m.ch_mult, m.attn_resolutions = 128, (1, 2, 2, 2), (16,)
+    if name.startswith("ncsnpp"):
+        m.embedding_type, m.fir, m.progressive_input = "fourier", True, "residual"
+        m.scale_by_sigma = True
+    else:
+        config.training.sde = "vpsde"
+        config.data.centered = True
+        m.embedding_type, m.fir, m.progressive_input = "positional", False, "none"
+    m.num_res_blocks = 8 if name.endswith("deep") else 4
+    return config
+
+
+@pytest.mark.parametrize(
+    "name, count",
+    [("ncsnpp", 62_758_915), ("ncsnpp_deep", 107_587_075), ("ddpmpp", 61_804_419)],
+)
+def test_published_networks_have_their_number_of_parameters(name, count):
+    config = published_config(name)
+    shapes = jax.tree.leaves(shapes_of(get_model(config), config))
+    assert sum(leaf.size for leaf in shapes) == count
+
+
+# Switches
+
+
+def tiny(**fields):
+    """A network of two resolutions that compiles in seconds, with the given fields of the config."""
+    config = base.get_config()
+    config.data.image_size = 8
+    m = config.model
+    m.nf, m.ch_mult, m.num_res_blocks, m.attn_resolutions = 4, (1, 2), 1, (4,)
+    m.dropout, m.init_scale, m.fourier_scale = 0.0, 1.0, 1.0
+    m.update(fields)
+    if m.embedding_type == "positional":
+        config.training.sde = "vpsde"
+    return config
+
+
+def inputs(config, batch=3):
+    size = config.data.image_size
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, size, size, config.data.num_channels))
+    return jnp.asarray(x, jnp.float32), jnp.linspace(0.2, 5.0, batch)
+
+
+SWITCHES = {
+    "resblock_type": CHOICES["resblock_type"],
+    "progressive": CHOICES["progressive"],
+    "progressive_input": CHOICES["progressive_input"],
+    "progressive_combine": CHOICES["progressive_combine"],
+    "embedding_type": CHOICES["embedding_type"],
+    "fir": (False, True),
+    "skip_rescale": (False, True),
+    "resamp_with_conv": (False, True),
+    "conditional": (False, True),
+    "nonlinearity": ("elu", "swish"),
+}
+
+
+def pairwise(table, seed=0):
+    """Few combinations that hold every pair of values of every two switches (greedy)."""
+    names = list(table)
+    pairs = {
+        (a, u, b, v)
+        for a, b in itertools.combinations(names, 2)
+        for u in table[a]
+        for v in table[b]
+    }
+    rng = np.random.default_rng(seed)
+    chosen = []
+    while pairs:
+        a, u, b, v = min(pairs, key=str)
+        candidates = [
+            {n: table[n][rng.integers(len(table[n]))] for n in names} | {a: u, b: v}
+            for _ in range(100)
+        ]
+        covered = [{p for p in pairs if c[p[0]] == p[1] and c[p[2]] == p[3]} for c in candidates]
+        best = max(range(100), key=lambda i: len(covered[i]))
+        chosen.append(candidates[best])
+        pairs -= covered[best]
+    return chosen
+
+
+def test_pairwise_holds_every_pair():
+    chosen = pairwise(SWITCHES)
+    for a, b in itertools.combinations(SWITCHES, 2):
+        assert {(c[a], c[b]) for c in chosen} == set(itertools.product(SWITCHES[a], SWITCHES[b]))
+
+
+@pytest.mark.parametrize(
+    "switches", pairwise(SWITCHES), ids=lambda s: "-".join(str(v) for v in s.values())
+)
+def test_every_parameter_is_used_and_has_a_finite_gradient(switches):
+    config = tiny(**switches)
+    model, params = random_network(config)
+    x, labels = inputs(config, batch=2)
+
+    def loss(params):
+        y = model.apply({"params": params}, x, labels)
+        return jnp.mean(jnp.square(y - 1)), y
+
+    (_, y), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert y.shape == x.shape and np.isfinite(y).all()
+    for path, g in jax.tree.leaves_with_path(grads):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(g).all(), name
+        # A constant added to all keys does not change the softmax; the frequencies are fixed.
+        if not name.endswith(("['k']['bias']", "['W']")):
+            assert np.abs(g).max() > 0, name
+        if name.endswith("['W']"):
+            assert not np.any(g), name
+
+
+@pytest.mark.parametrize("field", [*CHOICES, "nonlinearity"])
+def test_unknown_switch_values_are_refused(field):
+    with pytest.raises(ValueError, match=f"(?s){field}.*'nonsense'.*choose from"):
+        NCSNpp(**{field: "nonsense"})
+
+
+@pytest.mark.parametrize("fields", [{"nf": 2}, {"ch_mult": ()}, {"num_res_blocks": 0}])
+def test_sizes_out_of_range_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        NCSNpp(**fields)
+
+
+def test_channels_that_do_not_split_into_groups_are_refused():
+    config = tiny(nf=6)
+    with pytest.raises(ValueError, match=r"model\.nf"):
+        jax.eval_shape(lambda: init_model(jax.random.key(0), config)[1])
+
+
+def test_an_image_size_that_cannot_be_halved_is_refused():
+    config = tiny(ch_mult=(1, 1, 1, 1))
+    config.data.image_size = 12
+    with pytest.raises(ValueError, match=r"image_size=12 .*3 times.*multiple of 8"):
+        init_model(jax.random.key(0), config)
+
+
+# Behaviour
+
+
+def test_an_unconditional_network_ignores_the_labels():
+    for conditional in (False, True):
+        config = tiny(conditional=conditional)
+        model, params = random_network(config)
+        assert ("time_dense_0" in params) == conditional
+        x, labels = inputs(config)
+        apply = jax.jit(model.apply)
+        outputs = [apply({"params": params}, x, c * labels) for c in (1.0, 3.0)]
+        assert np.array_equal(*outputs) != conditional
+
+
+def test_new_networks_start_near_zero():
+    """`init_scale` 0 stands for 1e-10: the output starts near zero but the gradient does not die."""
+    config = tiny(init_scale=0.0, skip_rescale=False)
+    model, params, model_state = init_model(jax.random.key(0), config)
+    assert model_state == {}
+    x, labels = inputs(config)
+    y = jax.jit(model.apply)({"params": params}, x, labels)
+    assert 0 < np.abs(y).max() < 1e-3
+
+
+@pytest.mark.parametrize("resblock_type", ["biggan", "ddpm"])
+def test_bfloat16_is_close_and_keeps_parameters_in_float32(resblock_type):
+    fields = {"progressive": "output_skip", "progressive_input": "residual"}
+    fields |= {"resblock_type": resblock_type, "nf": 16}
+    model, params = random_network(tiny(**fields))
+    config = tiny(**fields, dtype="bfloat16")
+    half = get_model(config)
+    types = {leaf.dtype for leaf in jax.tree.leaves(shapes_of(half, config))}
+    assert types == {jnp.dtype(jnp.float32)}
+    x, labels = inputs(config)
+
+    def loss(params, model):
+        y = model.apply({"params": params}, x, labels)
+        return jnp.mean(jnp.square(y)), y
+
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, y), g = grad(params, model)
+    (_, y_half), g_half = grad(params, half)
+    assert y_half.dtype == jnp.float32
+    # Close, and yet really computed with 8 bits of mantissa.
+    scale = np.abs(y).max()
+    assert 1e-4 < np.abs(y_half - y).max() / scale < 0.05
+    for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(g_half), strict=True):
+        assert b.dtype == jnp.float32 and np.isfinite(b).all()
+    flat, flat_half = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(t)]) for t in (g, g_half))
+    cosine = flat @ flat_half / np.linalg.norm(flat) / np.linalg.norm(flat_half)
+    assert cosine > 0.99
+
+
+def test_unknown_dtype_is_refused():
+    with pytest.raises(ValueError, match="'float17'.*float32, bfloat16"):
+        get_model(tiny(dtype="float17"))
+
+
+def test_remat_changes_neither_loss_nor_gradients():
+    fields = {"progressive_input": "residual", "dropout": 0.3}
+    model, params = random_network(tiny(**fields))
+    config = tiny(**fields, remat=True)
+    again = get_model(config)
+    assert jax.tree.structure(params) == jax.tree.structure(shapes_of(again, config))
+    x, labels = inputs(config)
+
+    def loss(params, model):
+        rngs = {"dropout": jax.random.key(1)}
+        return jnp.mean(jnp.square(model.apply({"params": params}, x, labels, True, rngs=rngs)))
+
+    grad = jax.value_and_grad(loss)
+    stored, recomputed = (jax.jit(grad, static_argnums=1)(params, m) for m in (model, again))
+    assert stored[0] == pytest.approx(float(recomputed[0]), rel=1e-6)
+    for a, b in zip(jax.tree.leaves(stored[1]), jax.tree.leaves(recomputed[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    recomputations = [str(jax.make_jaxpr(lambda p, m=m: grad(p, m))(params)).count("remat")
+                      for m in (model, again)]
+    assert recomputations[0] == 0 < recomputations[1]
+
+
+def test_dropout_acts_only_in_training():
+    config = tiny(dropout=0.5)
+    model, params = random_network(config)
+    x, labels = inputs(config)
+    apply = jax.jit(model.apply, static_argnums=3)
+
+    def run(train, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return np.asarray(apply({"params": params}, x, labels, train, rngs=rngs))
+
+    np.testing.assert_array_equal(run(False, 0), run(False, 1))
+    np.testing.assert_array_equal(run(True, 0), run(True, 0))
+    assert np.abs(run(True, 0) - run(True, 1)).max() > 1e-3
+    assert np.abs(run(True, 0) - run(False, 0)).max() > 1e-3
