@@ -1,12 +1,14 @@
 """Command line: python main.py --config configs/ve/mnist.py --mode train."""
 
-import logging
 import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
+
+from configs import base
+from utils import command_line
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -21,37 +23,41 @@ flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/ and the path of the config."
 )
 flags.DEFINE_string("eval_folder", "eval", "Where in workdir the results of --mode eval go.")
-flags.mark_flags_as_required(["config", "mode"])
 
 
 def default_workdir(config_path: str) -> str:
     """configs/ve/mnist.py:smoke -> runs/ve/mnist_smoke."""
     path, _, variant = config_path.partition(":")
-    path = pathlib.Path(os.path.relpath(path)).with_suffix("")
-    parts = [p for p in path.parts if p not in ("..", "/")]
-    name = "/".join(parts[1:] if parts[0] == "configs" else parts)
-    return os.path.join("runs", name + (f"_{variant}" if variant else ""))
+    parts = pathlib.Path(os.path.abspath(path)).with_suffix("").parts
+    after = len(parts) - parts[::-1].index("configs") if "configs" in parts else len(parts) - 1
+    return os.path.join("runs", *parts[after:]) + (f"_{variant}" if variant else "")
 
 
-def main(argv: list[str]) -> None:
+def run() -> None:
     """Dispatches on --mode."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    command_line.parse(sys.argv, base.get_config())
+    if FLAGS.config is None or FLAGS.mode is None:
+        raise ValueError("give --config and --mode, as in: python main.py --config configs/ve/mnist.py --mode train")
     import run_lib  # after the flags: --help needs no JAX
     from utils import parallel
 
     parallel.initialize()
     workdir = FLAGS.workdir or default_workdir(config_flags.get_config_filename(FLAGS["config"]))
+    if FLAGS.mode == "train":
+        run_lib.train(FLAGS.config, workdir)
+    else:
+        run_lib.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
+
+
+def main() -> None:
+    """Runs; what a user can mend is told in one sentence, without a traceback."""
     try:
-        if FLAGS.mode == "train":
-            run_lib.train(FLAGS.config, workdir)
-        else:
-            run_lib.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
-    except ValueError as e:
-        # One sentence for the user; where it came from is in the log file, if there is one yet.
-        logging.getLogger(__name__).debug("", exc_info=True)
+        run()
+    except (ValueError, FloatingPointError) as e:
         sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues from the last checkpoint")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

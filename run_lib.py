@@ -16,8 +16,9 @@ import dataclasses
 import logging
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -111,6 +112,9 @@ class StopSignal:
     """Turns SIGINT and SIGTERM into a flag that the training loop reads between two steps.
 
     A second SIGINT interrupts at once.
+
+    Attributes:
+      received: the signal, or None.
     """
 
     def __init__(self) -> None:
@@ -125,8 +129,9 @@ class StopSignal:
 
     def _handle(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)
-        log.info("%s: saving after this step; Ctrl-C again stops at once", self.received.name)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        text = f"\n{self.received.name}: saving after this step; Ctrl-C again stops at once\n"
+        os.write(2, text.encode())  # a log message could interrupt another half written
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
@@ -181,6 +186,7 @@ class ImageSampler:
             self.compile_seconds = time.monotonic() - begin
         self.frames.clear()
         with progress_bar(1, desc=desc) as self._bar:
+            self._bar.leave = False  # what follows says where the pictures are
             x, nfe = self._compiled(*arguments)
             x = parallel.to_host(x)
             jax.effects_barrier()
@@ -189,34 +195,63 @@ class ImageSampler:
 
 
 class Run:
-    """A training run: its directory, and what happens at intervals between the steps."""
+    """A training run: its directory, and what happens at intervals between the steps.
 
-    def __init__(self, experiment: Experiment, workdir: str, start: int) -> None:
+    Attributes:
+      checkpoints: those of the run.
+      writer: of its scalars and pictures.
+    """
+
+    def __init__(
+        self, experiment: Experiment, workdir: str, checkpoints: Checkpoints, start: int
+    ) -> None:
         self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
+        self.checkpoints = checkpoints
         self.writer = MetricWriter(os.path.join(workdir, "tensorboard"), start)
-        self.checkpoints = _open_checkpoints(experiment.config, workdir)
-        self.schedule = losses.get_schedule(experiment.config)
+        self._schedule = losses.get_schedule(experiment.config)
         self._sampler: ImageSampler | None = None
-        self._clock = time.monotonic(), start
+        self.restart_clock(start)
+
+    def restart_clock(self, step: int) -> None:
+        """Leaves the time that has passed since the last metrics out of steps per second."""
+        self._clock = time.monotonic(), step
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of the last step, the learning rate and the speed."""
-        (then, step_then), now = self._clock, time.monotonic()
-        self._clock = now, step
-        rate = (step - step_then) / (now - then)
-        scalars = {"training_loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
-        lr = float(self.schedule(step - 1))
-        self.writer.scalars(step, scalars | {"learning_rate": lr, "steps_per_second": rate})
-        log.info("step %d: training_loss %.5e, %.2f steps/s", step, metrics["loss"], rate)
-        if not np.isfinite(metrics["loss"]):
+        then, step_then = self._clock
+        self.restart_clock(step)
+        scalars = {
+            "training_loss": metrics["loss"],
+            "grad_norm": metrics["grad_norm"],
+            "learning_rate": float(self._schedule(step - 1)),
+            "steps_per_second": (step - step_then) / (time.monotonic() - then),
+        }
+        self.writer.scalars(step, scalars)
+        line = "step %d: training_loss %.5e, %.2f steps/s"
+        log.info(line, step, metrics["loss"], scalars["steps_per_second"])
+
+    def check_finite(self, step: int, what: str, value: Any) -> None:
+        """Stops a training that has diverged, before its state is saved.
+
+        Raises:
+          FloatingPointError: if an array of the pytree `value` has a NaN or an infinity.
+        """
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(value)):
             raise FloatingPointError(
-                f"the training loss is {metrics['loss']} at step {step}; go back to the last "
-                f"checkpoint in {self.checkpoints.directory} and lower optim.lr"
+                f"{what} is not finite at step {step}, which is not saved; lower optim.lr: the "
+                f"same command with --config.optim.lr={self.config.optim.lr / 4:g} continues from "
+                f"step {self.checkpoints.latest_step() or 0}"
             )
 
     def save(self, state: losses.State, next_batch: int) -> None:
-        """Writes a checkpoint."""
-        self.checkpoints.save(int(state.step), state, {"next_batch": next_batch}, self.config)
+        """Writes a checkpoint.
+
+        Raises:
+          FloatingPointError: if a parameter is not finite.
+        """
+        step = int(state.step)
+        self.check_finite(step, "a parameter", state.params)
+        self.checkpoints.save(step, state, {"next_batch": next_batch}, self.config)
 
     def sample_path(self, step: int) -> str:
         """Where the picture drawn at a step is."""
@@ -232,16 +267,20 @@ class Run:
         if parallel.is_primary():
             images.save_grid(self.sample_path(step), x)
         log.info("samples of step %d: %s", step, self.sample_path(step))
-        self._clock = time.monotonic(), step
+        self.restart_clock(step)
 
     def write_grid(self, step: int, name: str, x: np.ndarray) -> None:
         """Shows images in [0, 1] in TensorBoard."""
         self.writer.images(step, name, images.make_grid(x[:64]))
 
-    def close(self) -> None:
-        """Finishes everything that is being written."""
-        self.writer.close()
-        self.checkpoints.close()
+    def finish(self, state: losses.State) -> None:
+        """Draws the samples of a finished training, unless an earlier start of it has."""
+        step = int(state.step)
+        path = self.sample_path(step)
+        if self.config.training.snapshot_sampling and not os.path.exists(path):
+            self.draw(state)
+        picture = f"; samples: {path}" if os.path.exists(path) else ""
+        log.info("finished: step %d of %d%s", step, self.config.training.n_iters, picture)
 
 
 def _open_checkpoints(config: ml_collections.ConfigDict, workdir: str) -> Checkpoints:
@@ -260,46 +299,57 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
 
     Raises:
       ValueError: for a bad config, missing data, or a workdir that belongs to another config.
+      FloatingPointError: if the training diverges.
     """
     experiment = build(config)
     batches, held_out = get_dataset(config, "train"), get_dataset(config, "test")
-    state, next_batch = _restore_or_init(experiment, workdir)
-    start = int(state.step)
-    setup(workdir)
-    if parallel.is_primary():
-        write_json(os.path.join(workdir, "config.json"), config.to_dict())
-        write_json(os.path.join(workdir, "versions.json"), versions())
-    n_params = sum(x.size for x in jax.tree.leaves(state.params))
-    log.info(
-        "%s: %s parameters, step %d of %d, %d devices",
-        workdir,
-        f"{n_params:,}",
-        start,
-        config.training.n_iters,
-        parallel.device_count(),
-    )
-    run = Run(experiment, workdir, start)
-    iterator = get_iterator(batches, config, next_batch)
-    with contextlib.closing(run), contextlib.closing(iterator), StopSignal() as stop:
-        if start == 0:
+    iterator = get_iterator(batches, config)
+    # Nothing is written before all of the above is found to be right.
+    with _logging_errors(workdir), contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(iterator))
+        checkpoints = stack.enter_context(contextlib.closing(_open_checkpoints(config, workdir)))
+        state = _restore_or_init(experiment, checkpoints, iterator)
+        _describe(config, workdir, state)
+        run = Run(experiment, workdir, checkpoints, int(state.step))
+        stack.enter_context(contextlib.closing(run.writer))
+        stop = stack.enter_context(StopSignal())
+        if int(state.step) == 0:
             run.write_grid(0, "data", get_data_inverse_scaler(config)(batches[0]["image"]))
-        state = _train_steps(run, state, iterator, held_out, stop)
-        if stop.received is None:
-            _finish(run, state)
+        if int(state.step) < config.training.n_iters:
+            state = _train_steps(run, state, iterator, held_out, stop)
+        if parallel.any_process(stop.received is not None):
+            line = "stopped at step %d of %d, which is saved; the same command continues"
+            log.info(line, int(state.step), config.training.n_iters)
+        else:
+            run.finish(state)
     return state
 
 
-def _restore_or_init(experiment: Experiment, workdir: str) -> tuple[losses.State, int]:
-    """The newest checkpoint's state and the number of the next batch, or those of a new run."""
-    config = experiment.config
-    if os.path.isdir(os.path.join(workdir, "checkpoints")):
-        with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
-            if checkpoints.latest_step() is not None:
-                state, data_state, changes = _restore(experiment, checkpoints, training=True)
-                for change in changes:
-                    log.info("changed since the checkpoint: %s", change)
-                return state, data_state["next_batch"]
-    return jax.device_get(experiment.init_state()), 0
+@contextlib.contextmanager
+def _logging_errors(workdir: str) -> Iterator[None]:
+    """Opens the log file of the run; an error leaves its traceback there, and only there."""
+    setup(workdir)
+    try:
+        yield
+    except Exception:
+        record = logging.makeLogRecord({"msg": "stopped by an error", "exc_info": sys.exc_info()})
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+        raise
+
+
+def _restore_or_init(
+    experiment: Experiment, checkpoints: Checkpoints, iterator: BatchIterator
+) -> losses.State:
+    """The newest checkpoint's state, with the iterator where it was; or that of a new run."""
+    if checkpoints.latest_step() is None:
+        return jax.device_get(experiment.init_state())
+    state, data_state, changes = _restore(experiment, checkpoints, training=True)
+    iterator.set_state(data_state["next_batch"])
+    for change in changes:
+        log.info("changed since the checkpoint: %s", change)
+    return state
 
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -> tuple:
@@ -314,6 +364,17 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -
     return state, data_state, check(saved)
 
 
+def _describe(config: ml_collections.ConfigDict, workdir: str, state: losses.State) -> None:
+    """Notes down what is run, with what, and says so."""
+    if parallel.is_primary():
+        write_json(os.path.join(workdir, "config.json"), config.to_dict())
+        write_json(os.path.join(workdir, "versions.json"), versions())
+    n_params = sum(x.size for x in jax.tree.leaves(state.params))
+    line = "%s: %s parameters, step %d of %d, devices: %d"
+    steps = int(state.step), config.training.n_iters
+    log.info(line, workdir, f"{n_params:,}", *steps, parallel.device_count())
+
+
 def _train_steps(
     run: Run,
     state: losses.State,
@@ -322,39 +383,35 @@ def _train_steps(
     stop: StopSignal,
 ) -> losses.State:
     """Makes the steps that are left, and at their intervals what `Run` does."""
-    experiment, t = run.experiment, run.config.training
+    t = run.config.training
     n, step = t.n_jitted_steps, int(state.step)
-    step_fn = losses.get_step_fn(
-        experiment.loss_fn(train=True),
-        experiment.optimizer,
-        run.config.seed,
-        run.config.model.ema_rate,
-        run.config.model.ema_warmup,
-        parallel.AXIS,
-    )
-    p_step = parallel.map_over_devices(losses.repeat_step(step_fn, n), donate_argnums=(0,))
+    p_step, p_eval = _get_mapped_steps(run.experiment)
     p_state = parallel.replicate(state)
-    loss_fn = experiment.loss_fn(train=False)
-    eval_fn = losses.get_eval_step_fn(loss_fn, run.config.seed, parallel.AXIS)
-    p_eval = parallel.map_over_devices(eval_fn)
+    due = lambda every: step % every == 0  # noqa: E731
     metrics = None
     with progress_bar(t.n_iters, step, "training") as bar:
-        while step < t.n_iters:
+        while True:
             batch = [next(iterator) for _ in range(n)]
             batch = jax.tree.map(lambda *x: np.concatenate(x), *batch)
             p_state, new_metrics = p_step(p_state, parallel.split_over_devices(batch, n))
             # Waiting for the step before this one keeps the device busy and the host close.
             if metrics is not None:
-                bar.set_postfix(loss=f"{_last(metrics)['loss']:.4g}", refresh=False)
+                loss = _last(metrics)["loss"]
+                run.check_finite(step, "the training loss", loss)
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            else:
+                jax.block_until_ready(new_metrics)
+                bar.unpause()  # the time for compiling says nothing about the time left
+                run.restart_clock(step + n)
             metrics, step = new_metrics, step + n
             bar.update(n)
-            due = lambda every: step % every == 0  # noqa: E731, B023
             if due(t.log_freq):
                 run.log_metrics(step, _last(metrics))
             if due(t.eval_freq):
                 batch = parallel.split_over_devices(held_out[step // t.eval_freq - 1])
-                loss = p_eval(p_state, jax.tree.map(lambda x: x[:, 0], batch))
-                run.writer.scalars(step, {"eval_loss": parallel.unreplicate(loss)})
+                run.writer.scalars(
+                    step, {"eval_loss": parallel.unreplicate(p_eval(p_state, batch))}
+                )
             stopping = stop.received is not None
             if parallel.process_count() > 1:
                 stopping = due(t.log_freq) and parallel.any_process(stopping)
@@ -362,27 +419,38 @@ def _train_steps(
             if last or due(t.snapshot_freq_for_preemption) or due(t.snapshot_freq):
                 state = jax.device_get(parallel.unreplicate(p_state))
                 run.save(state, iterator.get_state())
-            if t.snapshot_sampling and due(t.snapshot_freq) and step < t.n_iters:
-                run.draw(state)
-            if stopping:
+            if last:
                 break
+            if t.snapshot_sampling and due(t.snapshot_freq):
+                run.draw(state)
+                bar.unpause()
     return state
+
+
+def _get_mapped_steps(experiment: Experiment) -> tuple[Callable, Callable]:
+    """The train step, `n_jitted_steps` of them in a call, and the eval step, over all devices."""
+    config = experiment.config
+    step_fn = losses.get_step_fn(
+        experiment.loss_fn(train=True),
+        experiment.optimizer,
+        config.seed,
+        config.model.ema_rate,
+        config.model.ema_warmup,
+        parallel.AXIS,
+    )
+    step_fn = losses.repeat_step(step_fn, config.training.n_jitted_steps)
+    eval_fn = losses.get_eval_step_fn(experiment.loss_fn(train=False), config.seed, parallel.AXIS)
+
+    def eval_one(state: losses.State, batches: losses.Batch) -> jax.Array:
+        return eval_fn(state, jax.tree.map(lambda x: x[0], batches))
+
+    p_step = parallel.map_over_devices(step_fn, donate_argnums=(0,))
+    return p_step, parallel.map_over_devices(eval_one)
 
 
 def _last(metrics: dict[str, jax.Array]) -> dict[str, float]:
     """Host numbers of the last step in a call."""
     return {k: float(np.asarray(v)[-1]) for k, v in parallel.unreplicate(metrics).items()}
-
-
-def _finish(run: Run, state: losses.State) -> None:
-    """Draws the samples of a finished training, unless an earlier start of it has."""
-    step = int(state.step)
-    path = run.sample_path(step)
-    if os.path.exists(path):
-        log.info("step %d is the last (training.n_iters); samples: %s", step, path)
-    elif run.config.training.snapshot_sampling:
-        run.checkpoints.wait()
-        run.draw(state)
 
 
 def evaluate(
@@ -408,17 +476,17 @@ def evaluate(
             f"there is no checkpoint in {directory}; train first (--mode train), or name another "
             "run with --workdir"
         )
-    with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
-        state, _, _ = _restore(experiment, checkpoints, training=False)
-    setup(workdir)
-    step = int(state.step)
-    folder = os.path.join(workdir, eval_folder, f"step_{step}")
-    report: dict[str, Any] = {"step": step, "versions": versions()}
-    for task in config.eval.tasks:
-        report[task] = EVALUATORS[task](experiment, state, folder)
-    if parallel.is_primary():
-        write_json(os.path.join(folder, "report.json"), report)
-    log.info("report: %s", os.path.join(folder, "report.json"))
+    with _logging_errors(workdir):
+        with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
+            state, _, _ = _restore(experiment, checkpoints, training=False)
+        folder = os.path.join(workdir, eval_folder, f"step_{int(state.step)}")
+        report: dict[str, Any] = {"step": int(state.step), "versions": versions()}
+        for task in config.eval.tasks:
+            report[task] = EVALUATORS[task](experiment, state, folder)
+        path = os.path.join(folder, "report.json")
+        if parallel.is_primary():
+            write_json(path, report)
+        log.info("report: %s", path)
     return report
 
 

@@ -1,16 +1,39 @@
-"""What the benchmarks share: timing in rounds, XLA's operation counts, the machine's own speed."""
+"""What the benchmarks share: timing in rounds, XLA's operation counts, the machine's own speed.
 
+Rates are XLA's counts of floating-point operations over the time; the share is that rate over the
+rate of a large float32 matrix product measured in the same round.
+"""
+
+import importlib.util
 import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from utils.logging import versions
+
+
+class Row(NamedTuple):
+    """What is known of a call besides its time."""
+
+    flops: float
+    images: int = 0
+    compile_seconds: float = 0.0
+
+
+def load_config(path: str) -> ml_collections.ConfigDict:
+    """The config of `FILE` or `FILE:variant`."""
+    file, _, variant = path.partition(":")
+    spec = importlib.util.spec_from_file_location("config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
 
 
 def compile_with_time(fn: Callable, *args: Any, **jit_options: Any) -> tuple[Any, float]:
@@ -20,11 +43,12 @@ def compile_with_time(fn: Callable, *args: Any, **jit_options: Any) -> tuple[Any
     return compiled, time.monotonic() - begin
 
 
-def time_in_rounds(
-    calls: dict[str, Callable[[], Any]], rounds: int
-) -> dict[str, np.ndarray]:
-    """Seconds of each call in each round. All calls take turns, so that a machine which is shared
-    and changes its speed changes it for all of them; compare within a round."""
+def time_in_rounds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each call in each round.
+
+    The calls take turns, so that a shared machine that changes its speed changes it for all of
+    them; compare within a round.
+    """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds = {name: [] for name in calls}
@@ -36,7 +60,7 @@ def time_in_rounds(
     return {name: np.array(s) for name, s in seconds.items()}
 
 
-def matmul_call(size: int = 2048) -> tuple[Callable[[], Any], float]:
+def matmul_call(size: int = 4096) -> tuple[Callable[[], Any], float]:
     """A large float32 matrix product, and its number of floating-point operations."""
     a = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
@@ -49,7 +73,7 @@ def flops(compiled: Any) -> float:
 
 
 def peak_memory_gib() -> float:
-    """The largest resident memory of this process so far, or on an accelerator of its device."""
+    """The largest memory so far: of this process, or on an accelerator of its device."""
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats["peak_bytes_in_use"] / 2**30
@@ -57,8 +81,24 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
 
 
-def machine() -> str:
-    """One line for the head of a table."""
+def print_table(title: str, rows: dict[str, Row], seconds: dict[str, np.ndarray]) -> None:
+    """Prints medians over the rounds as Markdown; the first row is what shares refer to."""
     v = versions()
-    return (f"{v['device_count']} x {v['device_kind']}, {v['platform']}, jax {v['jax']}, "
-            f"python {v['python']}, commit {v['commit']}")
+    reference = next(iter(rows))
+    print(
+        f"\n{title}\n{v['device_count']} x {v['device_kind']}, jax {v['jax']}, "
+        f"python {v['python']}, commit {v['commit']}\n"
+    )
+    print(
+        "| | ms | images/s | GFLOP | GFLOP/s | share | compile s |\n|---|---|---|---|---|---|---|"
+    )
+    for name, row in rows.items():
+        rate = row.flops / seconds[name]
+        share = np.median(rate / (rows[reference].flops / seconds[reference]))
+        images = f"{row.images / np.median(seconds[name]):.2f}" if row.images else ""
+        compiling = f"{row.compile_seconds:.1f}" if row.compile_seconds else ""
+        print(
+            f"| {name} | {1e3 * np.median(seconds[name]):.1f} | {images} | {row.flops / 1e9:.1f} | "
+            f"{np.median(rate) / 1e9:.0f} | {share:.0%} | {compiling} |"
+        )
+    print(f"\npeak memory {peak_memory_gib():.2f} GiB", flush=True)

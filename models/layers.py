@@ -5,6 +5,7 @@ softmax and embeddings are computed in float32 whatever it is. Initialisers are 
 (Song et al. 2021, appendix H; Ho et al. 2020).
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from models import resampling
-from models.convolution import conv2d
 from utils.arrays import lookup
 
 Dtype = Any
@@ -56,7 +56,10 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", default_init(self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return add_bias(conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride), bias)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        strides = (self.stride, self.stride)
+        y = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=resampling.NHWC)
+        return add_bias(y, bias)
 
 
 class FIRConv(nn.Module):
@@ -118,28 +121,60 @@ class GroupNorm(nn.Module):
         )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def group_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float
 ) -> jax.Array:
     """Normalises x: (B, H, W, C) over space and the channels of each group, then scale and bias.
 
     Sums over space are products with a row of ones: on CPU they run at the speed of the matrix
-    product, forward and backward, where a reduction over two middle axes does not.
+    product, where a reduction over two middle axes does not. The backward pass is written out,
+    because it needs two such sums and one pass over the image, and autodiff makes six and three.
     """
+    return _group_norm_forward(x, scale, bias, groups, epsilon)[0]
+
+
+def _spatial_sum(x: jax.Array) -> jax.Array:
+    """(B, H, W, C) -> (B, C)."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    ones = jnp.ones((flat.shape[0], 1, flat.shape[1]), x.dtype)
+    return lax.batch_matmul(ones, flat).reshape(x.shape[0], x.shape[-1])
+
+
+def _group_mean(sums: jax.Array, x: jax.Array, groups: int) -> jax.Array:
+    """Sums over space (B, C) -> means over space and group (B, C), equal within a group."""
     b, h, w, c = x.shape
-    size = h * w * c // groups
-    flat = x.reshape(b, h * w, c)
-    ones = jnp.ones((b, 1, h * w), x.dtype)
+    mean = jnp.sum(sums.reshape(b, groups, -1), 2, keepdims=True) / (h * w * c // groups)
+    return jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, c)
 
-    def group_mean(y: jax.Array) -> jax.Array:  # (B, HW, C) -> (B, 1, C), equal within a group
-        sums = lax.batch_matmul(ones, y).reshape(b, groups, c // groups)
-        mean = jnp.sum(sums, 2, keepdims=True) / size
-        return jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, 1, c)
 
-    mean = group_mean(flat)
-    var = jnp.maximum(group_mean(jnp.square(flat)) - jnp.square(mean), 0.0)
-    a = lax.rsqrt(var + epsilon) * scale.reshape(1, 1, c)
-    return (flat * a + (bias.reshape(1, 1, c) - mean * a)).reshape(x.shape)
+def _group_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float
+) -> tuple[jax.Array, tuple]:
+    mean = _group_mean(_spatial_sum(x), x, groups)
+    var = _group_mean(_spatial_sum(jnp.square(x)), x, groups) - jnp.square(mean)
+    rstd = lax.rsqrt(jnp.maximum(var, 0.0) + epsilon)
+    a = rstd * scale[None]
+    y = x * a[:, None, None, :] + (bias[None] - mean * a)[:, None, None, :]
+    return y, (x, scale, mean, rstd)
+
+
+def _group_norm_backward(
+    groups: int, epsilon: float, residuals: tuple, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, mean, rstd = residuals
+    g_sum = _spatial_sum(g)
+    g_xhat_sum = rstd * (_spatial_sum(g * x) - mean * g_sum)  # xhat = (x - mean) rstd
+    # dx = rstd (scale g - group_mean(scale g) - xhat group_mean(scale g xhat)), as one affine map.
+    m_1 = _group_mean(scale[None] * g_sum, x, groups)
+    m_2 = _group_mean(scale[None] * g_xhat_sum, x, groups)
+    of_g, of_x = rstd * scale[None], -(rstd**2) * m_2
+    shift = -rstd * m_1 - mean * of_x
+    dx = g * of_g[:, None, None, :] + x * of_x[:, None, None, :] + shift[:, None, None, :]
+    return dx, jnp.sum(g_xhat_sum, 0), jnp.sum(g_sum, 0)
+
+
+group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 
 class Attention(nn.Module):

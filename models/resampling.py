@@ -21,6 +21,8 @@ from jax import lax
 
 Taps = tuple[float, ...]
 
+NHWC = ("NHWC", "HWIO", "NHWC")  # layouts of images, kernels, images
+
 
 def _normalised(k: Sequence[float] | None, factor: int, gain: float) -> Taps:
     """1-D taps whose outer product sums to `gain`; the default filter is `factor` ones."""
@@ -179,6 +181,3 @@ def upfirdn2d(
         dimension_numbers=NHWC,
     )
     return y.reshape(b, c, *y.shape[1:3]).transpose(0, 2, 3, 1)
-
-
-NHWC = ("NHWC", "HWIO", "NHWC")

@@ -1,0 +1,270 @@
+"""Where network meets SDE: reference scores, every parametrisation, refused combinations."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import assert_golden, cases, config_of, load, nhwc, params_of, parse, sde_of
+
+from configs import base
+from models.utils import (
+    PARAMETRIZATIONS,
+    edm_denoise,
+    get_model,
+    get_parametrization,
+    get_score_fn,
+    init_model,
+)
+from sde_lib import SDES, VESDE, get_sde
+
+ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
+
+
+@pytest.mark.parametrize("case", cases("score_fn"), ids=lambda c: c["key"])
+def test_golden(case):
+    z, key = load("score_fn"), case["key"]
+    config = config_of(parse(z, case["model"] + "/config"))
+    # Sub-VP has continuous training only and takes that path whatever is asked for.
+    config.training.continuous = case["continuous"] or case["sde"] == "subvp"
+    config.training.sde = case["sde"] + "sde"
+    sde = get_sde(config)
+    assert sde == sde_of(case["sde"], parse(z, "config"))
+    model, parametrization = get_model(config), get_parametrization(config, sde)
+    params = params_of(z, case["model"] + "/params/", config)
+    score = jax.jit(get_score_fn(sde, model, params, {}, parametrization))
+    assert_golden(score(jnp.asarray(nhwc(z[key + "/x"])), jnp.asarray(z["in/t"])), z, key + "/score")
+
+
+@pytest.mark.parametrize("case", cases("score_fn"), ids=lambda c: c["key"])
+def test_golden_labels(case):
+    """What the network is told of the noise level."""
+    z, key = load("score_fn"), case["key"]
+    config = config_of(parse(z, case["model"] + "/config"))
+    config.training.continuous = case["continuous"] or case["sde"] == "subvp"
+    config.training.sde = case["sde"] + "sde"
+    sde = get_sde(config)
+    seen = []
+
+    def net(x, labels):
+        seen.append(np.asarray(labels))
+        return x
+
+    get_parametrization(config, sde)(sde, net, jnp.ones((4, 2)), jnp.asarray(z["in/t"]))
+    np.testing.assert_allclose(seen[0], z[key + "/labels"], rtol=1e-6)
+
+
+# EDM preconditioning
+
+
+def edm_inner(z, labels):
+    """tanh(A x + c b + d + label Y) at each pixel, c = log(sigma) / 4."""
+    part = {name: jnp.asarray(z[f"in/inner/{name}"]) for name in ("A", "b", "d", "Y")}
+
+    def net(x, c):
+        h = x @ part["A"].T + c[:, None, None, None] * part["b"][None, None, None]
+        h = h + part["d"][None, None, None]
+        if labels is not None:
+            h = h + (jnp.asarray(z[labels]) @ part["Y"])[:, None, None, :]
+        return jnp.tanh(h)
+
+    return net
+
+
+EDM_CASES = [c for c in cases("edm") if c["kind"] == "edm_precond"]
+
+
+@pytest.mark.parametrize("case", EDM_CASES, ids=lambda c: c["out"].removeprefix("out/precond/"))
+def test_golden_edm_denoiser(case):
+    z = load("edm")
+    x, sigma = jnp.asarray(nhwc(z[case["x"]])), jnp.asarray(z[case["sigma"]])
+    denoised = edm_denoise(edm_inner(z, case["labels"]), x, sigma, case["sigma_data"])
+    assert_golden(denoised, z, case["out"])
+
+
+@pytest.mark.parametrize("case", EDM_CASES, ids=lambda c: c["out"].removeprefix("out/precond/"))
+def test_edm_row_is_the_score_of_the_golden_denoiser(case):
+    """On a VE process the row has to give (D - x) / sigma^2 of the published denoiser."""
+    z = load("edm")
+    x, sigma = jnp.asarray(nhwc(z[case["x"]])), jnp.asarray(z[case["sigma"]])
+    sde = VESDE(1e-3, 100.0)
+    t = sde.time_of_log_snr(-2 * jnp.log(sigma))
+    net = edm_inner(z, case["labels"])
+    score = PARAMETRIZATIONS["edm"](sde, net, x, t, sigma_data=case["sigma_data"])
+    exact = (nhwc(z[case["out"] + "_f64"]) - np.asarray(x)) / np.asarray(sigma, float)[
+        :, None, None, None
+    ] ** 2
+    for ours, reference in zip(score, exact, strict=True):  # scores differ by orders of magnitude
+        np.testing.assert_allclose(ours, reference, atol=2e-4 * np.abs(reference).max())
+
+
+@ALL
+@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
+@pytest.mark.parametrize("t", [1e-5, 1e-3, 1e-2, 0.1, 0.5, 1.0])
+def test_edm_row_is_exact_for_gaussian_data(sde, sigma_data, t):
+    """For data N(0, sigma_data^2) the ideal inner network is zero, and the score is known.
+
+    The rounding of x times its score, relative to the score, is all that may remain, at every time
+    a sampler or the loss visits: there is no cancellation in the closed form.
+    """
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 50)), jnp.float32)
+    times = jnp.asarray([t], jnp.float32)
+    row = PARAMETRIZATIONS["edm"]
+    score = row(sde, lambda x, c: jnp.zeros_like(x), x, times, sigma_data=sigma_data)
+    mu, sigma = (np.asarray(c, np.float64)[:, None] for c in sde.marginal_coeffs(times))
+    exact = -np.asarray(x, np.float64) / (mu**2 * sigma_data**2 + sigma**2)
+    np.testing.assert_allclose(score, exact, rtol=1e-4)
+
+
+@ALL
+def test_edm_row_uses_the_inner_network_with_the_right_weight(sde):
+    """A denoiser that always answers c is N(c, 0) data, whose score is (mu c - x) / sigma^2.
+
+    Its inner network is F = (c - skip x') / out at the rescaled input; all scalings take part.
+    """
+    c, sigma_data = 0.3, 0.5
+    t = jnp.asarray([0.05, 0.3, 0.9])
+    mu, sigma = sde.marginal_coeffs(t)
+    total = (sigma / mu) ** 2 + sigma_data**2
+
+    def net(x, label):
+        ratio = jnp.exp(4 * label)[:, None]  # the conditioning is log(sigma / mu) / 4
+        total = ratio**2 + sigma_data**2
+        clean = sigma_data**2 / total * (x * jnp.sqrt(total))
+        return (c - clean) / (ratio * sigma_data / jnp.sqrt(total))
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6)), jnp.float32)
+    x = mu[:, None] * x * jnp.sqrt(total)[:, None]
+    score = PARAMETRIZATIONS["edm"](sde, net, x, t, sigma_data=sigma_data)
+    exact = (mu[:, None] * c - x) / sigma[:, None] ** 2
+    for ours, reference in zip(score, exact, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-3 * np.abs(reference).max())
+
+
+# The table
+
+
+@pytest.mark.parametrize("name, row", list(itertools.product(SDES, PARAMETRIZATIONS)))
+def test_every_parametrization_gives_finite_scores_for_every_sde(name, row):
+    """Or says which SDE cannot have it."""
+    config = base.get_config()
+    config.training.sde = name
+    config.model.parametrization = row
+    if row.endswith("_index"):
+        config.model.embedding_type = "positional"
+    sde = get_sde(config)
+    parametrization = get_parametrization(config, sde)
+    x = jnp.ones((5, 4, 4, 2))
+    t = jnp.linspace(sde.t_min, sde.T, 5)
+
+    def net(x, labels):
+        assert labels.shape == (5,)
+        return jnp.sin(x + 0.01 * labels[:, None, None, None])
+
+    if row == "eps_index" and name not in ("vesde", "vpsde"):
+        with pytest.raises(NotImplementedError, match=type(sde).__name__):
+            parametrization(sde, net, x, t)
+        return
+    score = parametrization(sde, net, x, t)
+    assert score.shape == x.shape and score.dtype == x.dtype and np.isfinite(score).all()
+
+
+@ALL
+@pytest.mark.parametrize("row", ["sigma", "eps"])
+def test_continuous_rows_turn_the_ideal_network_into_the_score(sde, row):
+    """Data at 0: the noise is x / sigma and the score -x / sigma^2."""
+    t = jnp.asarray([0.01, 0.3, 1.0])
+    _, sigma = sde.marginal_coeffs(t)
+    x = jnp.asarray([[1.0], [-2.0], [0.5]])
+    ideal = {"sigma": -x / sigma[:, None] ** 2, "eps": x / sigma[:, None]}[row]
+    score = PARAMETRIZATIONS[row](sde, lambda x, labels: ideal, x, t)
+    np.testing.assert_allclose(score, -x / sigma[:, None] ** 2, rtol=1e-5)
+
+
+@ALL
+def test_score_sde_names_the_published_rows(sde):
+    expected = {
+        "VESDE": ("sigma", "sigma_index"),
+        "VPSDE": ("eps", "eps_index"),
+        "subVPSDE": ("eps", "eps"),
+        "SigmaPowerSDE": ("sigma", "sigma"),
+        "CosineVPSDE": ("eps", "eps"),
+    }[type(sde).__name__]
+    config = base.get_config()
+    config.model.embedding_type = "positional"
+    for continuous, row in zip((True, False), expected, strict=True):
+        config.training.continuous = continuous
+        assert get_parametrization(config, sde) is PARAMETRIZATIONS[row]
+
+
+# Networks through the config
+
+
+def small_config(**model):
+    config = base.get_config()
+    config.data.image_size = 8
+    m = config.model
+    m.nf, m.ch_mult, m.num_res_blocks, m.attn_resolutions = 4, (1,), 1, ()
+    m.update(model)
+    return config
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dropout_follows_the_train_argument(train):
+    config = small_config(dropout=0.5, init_scale=1.0)
+    sde = get_sde(config)
+    model, params, model_state = init_model(jax.random.key(0), config)
+    parametrization = get_parametrization(config, sde)
+    x, t = jnp.ones((2, 8, 8, 3)), jnp.asarray([0.3, 0.6])
+
+    @jax.jit
+    def score(rng):
+        return get_score_fn(sde, model, params, model_state, parametrization, train, rng)(x, t)
+
+    a, b = score(jax.random.key(1)), score(jax.random.key(2))
+    assert np.array_equal(a, b) != train
+
+
+def test_edm_network_gets_logs_and_its_own_scaling():
+    """EDM scales its input itself and hands over log sigma / 4, of which no log is taken again."""
+    model = get_model(small_config(parametrization="edm"))
+    assert model.centered and not model.log_labels
+    model = get_model(small_config())
+    assert not model.centered and model.log_labels
+
+
+def test_discrete_ve_network_divides_by_falling_sigmas():
+    config = small_config(embedding_type="positional", scale_by_sigma=True, num_scales=10)
+    config.training.continuous = False
+    sigmas = get_model(config).sigmas
+    np.testing.assert_allclose(sigmas[::-1], get_sde(config).discrete_sigmas)
+    assert sigmas[0] > sigmas[-1]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"training.continuous": False}, "fourier.*training.continuous=False.*positional"),
+        ({"training.sde": "vpsde", "model.scale_by_sigma": True}, "scale_by_sigma=True.*'eps'"),
+        (
+            {"model.parametrization": "edm", "model.scale_by_sigma": True},
+            "scale_by_sigma=True.*'edm'",
+        ),
+        (
+            {"model.embedding_type": "positional", "model.scale_by_sigma": True},
+            "scale_by_sigma=True.*'positional'",
+        ),
+        ({"model.parametrization": "epsilon"}, "'epsilon'.*sigma, sigma_index, eps"),
+        ({"model.name": "unet"}, "'unet'.*ncsnpp"),
+        ({"model.dtype": "half"}, "'half'.*bfloat16"),
+        ({"training.sde": "vp"}, "'vp'.*vpsde"),
+        ({"model.nonlinearity": "gelu"}, "'gelu'.*swish"),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
+)
+def test_configs_that_cannot_work_are_refused_before_anything_compiles(change, message):
+    config = base.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        get_model(config)

@@ -1,0 +1,52 @@
+"""Command lines with a config, whose every mistake is told in one sentence.
+
+absl and ml_collections raise a dozen kinds of errors for them, most with a traceback.
+"""
+
+import difflib
+import re
+
+import ml_collections
+from absl import app, flags
+
+
+def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
+    """Parses the flags, of which `--config` is one defined by `DEFINE_config_file`.
+
+    Args:
+      argv: the command line, with the program's name.
+      default: a config with every field there is.
+
+    Raises:
+      ValueError: for what cannot be understood.
+    """
+    app.define_help_flags()
+    try:
+        _check_fields(argv, default)
+        extra = flags.FLAGS(argv)[1:]
+        if flags.FLAGS.config is not None:
+            flags.FLAGS.config.lock()  # a config file that could not be read is noticed here
+    except (flags.Error, OSError, SyntaxError) as e:
+        # What a config file raises comes with its traceback; the last line says it all.
+        reason = str(e).strip().splitlines()[-1].strip()
+        reason = re.sub(r"^(ValueError: |.*\[Errno \d+\] )", "", reason)
+        raise ValueError(f"{reason.rstrip('.')}; see --help, and configs/base.py for fields and types") from e
+    except AttributeError as e:
+        if e.name != "get_config":
+            raise
+        raise ValueError(f"{e.obj.__file__} is no config; it needs a get_config(variant)") from e
+    if extra:
+        raise ValueError(f"{' '.join(extra)!r} belongs to no flag; --help lists them")
+
+
+def _check_fields(argv: list[str], default: ml_collections.ConfigDict) -> None:
+    sections = default.to_dict()
+    known = [f"{s}.{key}" for s in sections if isinstance(sections[s], dict) for key in sections[s]]
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in (*known, *sections):
+            near = difflib.get_close_matches(match[1], known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(
+                f"unknown field --config.{match[1]}; {hint}configs/base.py lists them all"
+            )
