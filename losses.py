@@ -13,8 +13,9 @@ The objectives differ in how the noise level is drawn and in the weight w (`Nois
     EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
                           which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
 
-Losses are means over the batch. Randomness is a function of (seed, step, position of the example in
-the data stream), so that it does not depend on how a batch is split over devices.
+Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of the
+example in the data stream), so that they do not depend on how a batch is split over devices; only
+dropout masks are drawn for the part of a batch that a device sees.
 """
 
 from collections.abc import Callable
@@ -273,7 +274,7 @@ def get_step_fn(
         params = optax.apply_updates(state.params, updates)
         n = state.step + 1
         params_ema = ema_update(state.params_ema, params, ema_decay(n, ema_rate, ema_warmup))
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return State(n, params, opt_state, model_state, params_ema), metrics
 
     return step_fn

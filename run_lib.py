@@ -39,6 +39,21 @@ from utils.logging import MetricWriter, progress_bar, setup, versions, write_jso
 
 log = logging.getLogger(__name__)
 
+# field -> smallest and largest value, where nothing that is built checks it
+_RANGES = {
+    "training.p_std": (1e-6, np.inf),
+    "model.sigma_data": (1e-6, np.inf),
+    "model.ema_rate": (0, 1),
+    "model.dropout": (0, 0.999),
+    "optim.lr": (0, np.inf),
+    "optim.warmup": (0, np.inf),
+    "optim.beta1": (0, 0.999999),
+    "optim.beta2": (0, 0.999999),
+    "optim.weight_decay": (0, np.inf),
+    "eval.num_samples": (1, np.inf),
+    "eval.frames": (0, np.inf),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -86,9 +101,19 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     sampling.get_sampling_fn(config, sde)
     for task in config.eval.tasks:
         lookup(EVALUATORS, task, "task (eval.tasks)")
+    _check_ranges(config)
     _check_counts(config)
     jax.eval_shape(experiment.init_state)
     return experiment
+
+
+def _check_ranges(config: ml_collections.ConfigDict) -> None:
+    """What would train, or fail, in silence."""
+    for field, (low, high) in _RANGES.items():
+        section, key = field.split(".")
+        if not low <= config[section][key] <= high:
+            rule = f"lie between {low:g} and {high:g}" if high < np.inf else f"be at least {low:g}"
+            raise ValueError(f"{field}={config[section][key]} must {rule}")
 
 
 def _check_counts(config: ml_collections.ConfigDict) -> None:
@@ -104,8 +129,6 @@ def _check_counts(config: ml_collections.ConfigDict) -> None:
                 f"training.{key}={value} must be a positive multiple of "
                 f"training.n_jitted_steps={n}, because that many steps run in one call"
             )
-    if config.eval.num_samples < 1:
-        raise ValueError(f"eval.num_samples={config.eval.num_samples} must be positive")
 
 
 class StopSignal:
@@ -497,7 +520,8 @@ def evaluate_samples(experiment: Experiment, state: losses.State, folder: str) -
     """
     config = experiment.config
     sampler = ImageSampler(experiment)
-    rng = jax.random.fold_in(jax.random.key(config.seed), -1)  # other noise than during training
+    # Other noise than that of training, which folds in the step.
+    rng = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
     rounds = -(-config.eval.num_samples // config.eval.batch_size)
     batches, frames, seconds = [], [], []
     for i in range(rounds):

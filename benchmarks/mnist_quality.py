@@ -270,7 +270,7 @@ def main() -> None:
     source.add_argument("--samples", help="an npz archive with uint8 'samples'")
     parser.add_argument("--num", type=int, default=256, help="samples, and real digits")
     parser.add_argument("--data-dir", default="", help="the four idx files of MNIST")
-    parser.add_argument("--classifier", help="file that keeps the classifier for the next time")
+    parser.add_argument("--classifier", help="file that keeps it for the same digits and seed")
     parser.add_argument("--steps", type=int, default=1500, help="of the classifier's training")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the classifier")
     parser.add_argument("--out", help="JSON file for all numbers")

@@ -6,8 +6,12 @@ are named by place. `torch_modules` walks that order once; everything else is tr
 
 from collections.abc import Iterator, Mapping
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
+
+from models.utils import get_model
 
 # Names inside a module: theirs -> ours.
 _BLOCK = {
@@ -130,4 +134,26 @@ def from_torch_state_dict(
             "the state dict does not belong to this config: missing "
             f"{', '.join(missing) or 'nothing'}; left over {', '.join(arrays) or 'nothing'}"
         )
+    _check_shapes(params, config)
     return params
+
+
+def _check_shapes(params: dict, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless the tree has the names and shapes of the network's parameters."""
+    size, channels = config.data.image_size, config.data.num_channels
+    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1,), jnp.float32)
+    expected = jax.eval_shape(get_model(config).init, jax.random.key(0), x, labels)["params"]
+
+    def shapes(tree: dict) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree.leaves_with_path(tree)
+        return {jax.tree_util.keystr(p, simple=True, separator="."): a.shape for p, a in leaves}
+
+    ours, theirs = shapes(expected), shapes(params)
+    wrong = [
+        f"{name} is {theirs.get(name, 'missing')}, expected {ours.get(name, 'none')}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    if wrong:
+        raise ValueError(f"the state dict does not belong to this config: {'; '.join(wrong)}")

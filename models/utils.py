@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from models.ncsnpp import NCSNpp
-from sde_lib import SDE, ScoreFn, get_sde
-from utils.arrays import batch_mul, expand_like, lookup
+from sde_lib import SDE, Pair, ScoreFn, get_sde
+from utils.arrays import batch_mul, lookup
 
 Params = Any
 Net = Callable[[jax.Array, jax.Array], jax.Array]
@@ -50,6 +50,12 @@ def _eps_index(sde: SDE, net: Net, x: jax.Array, t: jax.Array) -> jax.Array:
     return batch_mul(-1 / sigma, net(x, t * ((sde.N - 1) / sde.T)))
 
 
+def _edm_output(net: Net, x: jax.Array, sigma: jax.Array, sigma_data: float) -> Pair:
+    """F(c_in x, c_noise), and sigma^2 + sigma_data^2, for x: (B, *S) with noise sigma: (B,)."""
+    total = sigma**2 + sigma_data**2
+    return net(batch_mul(total**-0.5, x), jnp.log(sigma) / 4), total
+
+
 def edm_denoise(net: Net, x: jax.Array, sigma: jax.Array, sigma_data: float) -> jax.Array:
     """The preconditioned denoiser D(x; sigma) of Karras et al. 2022, eq. 7 and table 1.
 
@@ -62,16 +68,16 @@ def edm_denoise(net: Net, x: jax.Array, sigma: jax.Array, sigma_data: float) -> 
     Returns:
       (B, *S), the estimate of the data.
     """
-    total = sigma**2 + sigma_data**2
-    output = net(batch_mul(total**-0.5, x), jnp.log(sigma) / 4)
+    output, total = _edm_output(net, x, sigma, sigma_data)
     return batch_mul(sigma_data**2 / total, x) + batch_mul(sigma * sigma_data * total**-0.5, output)
 
 
 def _edm(sde: SDE, net: Net, x: jax.Array, t: jax.Array, sigma_data: float) -> jax.Array:
     mu, sigma = sde.marginal_coeffs(t)
-    # x / mu is the same data with noise sigma / mu added and nothing shrunk.
-    x_0 = edm_denoise(net, batch_mul(1 / mu, x), sigma / mu, sigma_data)
-    return (batch_mul(mu, x_0) - x) / expand_like(sigma**2, x)
+    # x / mu is the same data with noise sigma / mu added and nothing shrunk. Putting `edm_denoise`
+    # into (mu D - x) / sigma^2 would lose every digit at small sigma; collected, nothing cancels.
+    output, total = _edm_output(net, batch_mul(1 / mu, x), sigma / mu, sigma_data)
+    return batch_mul(sigma_data / (sigma * total**0.5), output) - batch_mul(1 / (mu**2 * total), x)
 
 
 def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametrization:

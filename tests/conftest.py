@@ -27,3 +27,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def fixed_numpy_seed():
     """Whatever draws from NumPy's global generator draws the same in every order of the tests."""
     np.random.seed(0)
+
+
+@pytest.fixture(scope="module")
+def compile_fast():
+    """For modules that compile many functions and run each of them once or twice."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

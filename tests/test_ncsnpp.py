@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from models.convert import from_torch_state_dict
 from models.ncsnpp import CHOICES, NCSNpp
 from models.utils import get_model, init_model
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 GOLDEN = [
     "model_a_ncsnpp_ve_cifar10",
     "model_b_ncsnpp_ve_ffhq",
@@ -29,14 +31,6 @@ def golden_model(name):
     z = load(name)
     config = config_of(parse(z, "config"))
     return config, get_model(config), params_of(z, "params/", config)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """These tests compile many networks and run each once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # Reference values and conversion
@@ -108,10 +102,13 @@ def rename(state_dict, old, new):
 @pytest.mark.parametrize(
     "change, named",
     [
-        # A whole module, then one array of a module.
         (lambda s: [s.pop(k) for k in list(s) if k.startswith("all_modules.3.")], "all_modules.3."),
-        (lambda s: s.pop("all_modules.4.Conv_1.weight"), "all_modules.4.Conv_1.weight"),
-        (lambda s: s.pop("all_modules.3.bias"), "all_modules.3.bias"),
+        # One array of a module may be named as it is there or as it is here.
+        (
+            lambda s: s.pop("all_modules.4.Conv_1.weight"),
+            "all_modules.4.Conv_1.weight|down_0_block_0.*conv_1.*kernel",
+        ),
+        (lambda s: s.pop("all_modules.3.bias"), "all_modules.3.bias|conv_in.*bias"),
         (lambda s: s.update({"all_modules.999.weight": np.zeros(3)}), "all_modules.999.weight"),
         (lambda s: s.update({"extra": np.zeros(3)}), "extra"),
         (
@@ -124,7 +121,7 @@ def rename(state_dict, old, new):
 )
 def test_a_state_dict_that_does_not_fit_is_refused_by_name(change, named):
     state_dict, config = damaged(change)
-    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=named):
         from_torch_state_dict(state_dict, config)
 
 
@@ -132,7 +129,7 @@ def test_a_state_dict_of_another_shape_is_refused():
     """The config says a wider network than the file holds."""
     state_dict, config = damaged(lambda s: None)
     config.model.nf = 2 * config.model.nf
-    with pytest.raises(ValueError, match="all_modules"):
+    with pytest.raises(ValueError, match="all_modules|shape"):
         from_torch_state_dict(state_dict, config)
 
 
@@ -168,7 +165,7 @@ def test_published_networks_have_their_number_of_parameters(name, count):
 
 
 def tiny(**fields):
-    """A network of two resolutions that compiles in seconds, with the given fields of the config."""
+    """A network of two resolutions that compiles in seconds, with the given fields."""
     config = base.get_config()
     config.data.image_size = 8
     m = config.model
@@ -299,8 +296,8 @@ def test_an_unconditional_network_ignores_the_labels():
 
 
 def test_new_networks_start_near_zero():
-    """`init_scale` 0 stands for 1e-10: the output starts near zero but the gradient does not die."""
-    config = tiny(init_scale=0.0, skip_rescale=False)
+    """`init_scale` 0 stands for 1e-10: the output starts near zero, but not at it."""
+    config = tiny(init_scale=0.0, ch_mult=(1,))
     model, params, model_state = init_model(jax.random.key(0), config)
     assert model_state == {}
     x, labels = inputs(config)
@@ -308,31 +305,37 @@ def test_new_networks_start_near_zero():
     assert 0 < np.abs(y).max() < 1e-3
 
 
-def test_bfloat16_is_close_and_keeps_parameters_in_float32():
-    fields = {"progressive": "output_skip", "progressive_input": "residual", "nf": 8}
-    model, params = random_network(tiny(**fields))
-    config = tiny(**fields, dtype="bfloat16")
+def single_and_half(**fields):
+    """The same random network in float32 and in bfloat16, its inputs, and the outputs of both."""
+    model, params = random_network(tiny(nf=8, **fields))
+    config = tiny(nf=8, dtype="bfloat16", **fields)
     half = get_model(config)
-    types = {leaf.dtype for leaf in jax.tree.leaves(shapes_of(half, config))}
-    assert types == {jnp.dtype(jnp.float32)}
-    x, labels = inputs(config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes_of(half, config))} == {
+        jnp.dtype("float32")
+    }
+    return model, half, params, inputs(config)
 
-    def loss(params, model):
-        y = model.apply({"params": params}, x, labels)
-        return jnp.mean(jnp.square(y)), y
 
-    grad = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
-    (_, y), g = grad(params, model)
-    (_, y_half), g_half = grad(params, half)
+def test_bfloat16_is_close_and_keeps_parameters_in_float32():
+    model, half, params, (x, labels) = single_and_half(
+        progressive="output_skip", progressive_input="residual"
+    )
+    y, y_half = (jax.jit(m.apply)({"params": params}, x, labels) for m in (model, half))
     assert y_half.dtype == jnp.float32
     # Close, and yet really computed with 8 bits of mantissa.
-    scale = np.abs(y).max()
-    assert 1e-4 < np.abs(y_half - y).max() / scale < 0.05
-    for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(g_half), strict=True):
-        assert b.dtype == jnp.float32 and np.isfinite(b).all()
-    flat, flat_half = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(t)]) for t in (g, g_half))
-    cosine = flat @ flat_half / np.linalg.norm(flat) / np.linalg.norm(flat_half)
-    assert cosine > 0.99
+    assert 1e-4 < np.abs(y_half - y).max() / np.abs(y).max() < 0.05
+
+
+def test_bfloat16_gradients_point_the_same_way():
+    model, half, params, (x, labels) = single_and_half(ch_mult=(1,))
+
+    def loss(params, model):
+        return jnp.mean(jnp.square(model.apply({"params": params}, x, labels)))
+
+    g, g_half = (jax.jit(jax.grad(loss), static_argnums=1)(params, m) for m in (model, half))
+    assert {leaf.dtype for leaf in jax.tree.leaves(g_half)} == {jnp.dtype("float32")}
+    g, g_half = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (g, g_half))
+    assert jnp.vdot(g, g_half) / jnp.linalg.norm(g) / jnp.linalg.norm(g_half) > 0.99
 
 
 def test_unknown_dtype_is_refused():
@@ -357,13 +360,15 @@ def test_remat_changes_neither_loss_nor_gradients():
     assert stored[0] == pytest.approx(float(recomputed[0]), rel=1e-6)
     for a, b in zip(jax.tree.leaves(stored[1]), jax.tree.leaves(recomputed[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    recomputations = [str(jax.make_jaxpr(lambda p, m=m: grad(p, m))(params)).count("remat")
-                      for m in (model, again)]
+    recomputations = [
+        str(jax.make_jaxpr(lambda p, m=m: grad(p, m))(params)).count("remat")
+        for m in (model, again)
+    ]
     assert recomputations[0] == 0 < recomputations[1]
 
 
 def test_dropout_acts_only_in_training():
-    config = tiny(dropout=0.5)
+    config = tiny(dropout=0.5, ch_mult=(1,))
     model, params = random_network(config)
     x, labels = inputs(config)
     apply = jax.jit(model.apply, static_argnums=3)

@@ -106,7 +106,7 @@ def test_second_derivatives_exist():
 
 
 def test_borders_of_a_constant_image():
-    """Outside the image there are zeros: (1, 3, 3, 1) loses a quarter up, an eighth down, an axis."""
+    """Outside the image there are zeros: an axis loses a quarter up and an eighth down."""
     x = jnp.ones((1, 8, 8, 1))
     up = np.asarray(resampling.upsample_2d(x, FIR))[0, :, :, 0]
     down = np.asarray(resampling.downsample_2d(x, FIR))[0, :, :, 0]

@@ -19,6 +19,7 @@ from models.utils import (
 )
 from sde_lib import SDES, VESDE, get_sde
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 
 
@@ -34,7 +35,8 @@ def test_golden(case):
     model, parametrization = get_model(config), get_parametrization(config, sde)
     params = params_of(z, case["model"] + "/params/", config)
     score = jax.jit(get_score_fn(sde, model, params, {}, parametrization))
-    assert_golden(score(jnp.asarray(nhwc(z[key + "/x"])), jnp.asarray(z["in/t"])), z, key + "/score")
+    x, t = jnp.asarray(nhwc(z[key + "/x"])), jnp.asarray(z["in/t"])
+    assert_golden(score(x, t), z, key + "/score")
 
 
 @pytest.mark.parametrize("case", cases("score_fn"), ids=lambda c: c["key"])

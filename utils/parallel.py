@@ -24,21 +24,27 @@ def initialize() -> None:
     JAX finds out the rest by itself on TPU pods and under Slurm or Open MPI; anywhere else set
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before the first use of
     a device.
+
+    Raises:
+      ValueError: if one of the two numbers is none.
     """
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
-        number = {
-            k: int(env[v])
-            for k, v in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
-            if v in env
-        }
-        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], **number)
+        count, index = _env_number("JAX_NUM_PROCESSES"), _env_number("JAX_PROCESS_ID")
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], count, index)
     elif (
         "," in env.get("TPU_WORKER_HOSTNAMES", "")
-        or int(env.get("SLURM_NTASKS", 1)) > 1
+        or int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1  # SLURM_NTASKS is set outside srun too
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     ):
         jax.distributed.initialize()
+
+
+def _env_number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is not None and not text.isdecimal():
+        raise ValueError(f"environment variable {name}={text!r} must be a whole number")
+    return None if text is None else int(text)
 
 
 def process_index() -> int:

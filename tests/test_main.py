@@ -1,0 +1,144 @@
+"""main.py as a user meets it: a command line in, files and a few lines out."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import main
+import runs
+
+SMOKE = "--config configs/ve/mnist.py:smoke"
+WRONG = [  # command line, what the one line has to say
+    (f"{SMOKE} --mode train --config.optim.lr=abc", "--config.optim.lr=abc: could not convert"),
+    (f"{SMOKE} --mode train --config.seed=1.5", "--config.seed=1.5: invalid literal for int()"),
+    (f"{SMOKE} --mode train --config.model.fir=maybe", "--config.model.fir=maybe: "),
+    (f"{SMOKE} --mode train --config.model.nff=3", "--config.model.nff; did you mean model.nf?"),
+    (f"{SMOKE} --mode train --config.optm.lr=3", "--config.optm.lr; did you mean optim.lr?"),
+    (f"{SMOKE} --mode train --config.optim.lr.x=3", "unknown field --config.optim.lr.x"),
+    (f"{SMOKE} --mode trian", "--mode=trian: value should be one of <train|eval>"),
+    (f"{SMOKE} --mode train --nope=3", "flag 'nope'"),
+    (f"{SMOKE} --mode train extra", "'extra' belongs to no flag"),
+    (SMOKE, "give --config and --mode"),
+    ("--mode train", "give --config and --mode"),
+    ("--config configs/ve/nope.py --mode train", "No such file or directory: 'configs/ve/nope.py'"),
+    ("--config configs/__init__.py --mode train", "configs/__init__.py is no config"),
+    ("--config README.md --mode train", "(README.md, line "),
+    ("--config configs/ve/mnist.py:smok --mode train", "unknown config variant 'smok'; write FILE"),
+]
+
+
+def say(arguments, workdir, env=os.environ):
+    """What main.py says to a command line that is wrong."""
+    command = [sys.executable, "main.py", *arguments.split(), "--workdir", str(workdir)]
+    done = subprocess.run(command, cwd=runs.ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not workdir.exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize("arguments, message", WRONG, ids=[w[0][-24:] for w in WRONG])
+def test_wrong_command_line_is_told_in_one_sentence(arguments, message, tmp_path):
+    line = say(arguments, tmp_path / "run")
+    assert line.startswith("error: ") and line.count("\n") == 1
+    assert message in line
+
+
+def test_missing_data_is_told_in_one_sentence(tmp_path):
+    env = runs.environment(tmp_path)
+    line = say("--config configs/ve/afhq_512.py --mode train", tmp_path / "run", env)
+    assert line.count("\n") == 1
+    for part in ("'data/afhq' does not exist", "https://", "--config.data.dir=DIR"):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    "path, workdir",
+    [
+        ("configs/ve/mnist.py", "runs/ve/mnist"),
+        ("./configs/ve/mnist.py:smoke", "runs/ve/mnist_smoke"),
+        ("/some/where/configs/vp/a.b.py", "runs/vp/a.b"),
+        ("mine.py", "runs/mine"),
+    ],
+)
+def test_default_workdir(path, workdir):
+    assert main.default_workdir(path) == workdir
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    """A laptop's: nothing says that there is no TPU."""
+    env = runs.environment(tmp_path_factory.getbasetemp() / "cache")
+    return {name: value for name, value in env.items() if name != "JAX_PLATFORMS"}
+
+
+@pytest.mark.slow
+def test_a_first_session(env, tmp_path):
+    """Train, train again, evaluate: what is said and what is left, and nothing else."""
+    output = runs.finish(runs.start(runs.command(tmp_path), env))
+    for word in ("Traceback", "libtpu", "backend", "Warning", "orbax"):
+        assert word not in output
+    assert "training: 8/8" in output and "steps/s" in output and "left" in output
+    picture = tmp_path / "samples" / "step_8.png"
+    assert str(picture) in output.splitlines()[-1] and picture.exists()
+
+    again = runs.finish(runs.start(runs.command(tmp_path), env))
+    assert f"finished: step 8 of 8; samples: {picture}" in again
+    assert "training:" not in again
+
+    output = runs.finish(runs.start(runs.command(tmp_path, "eval"), env))
+    report = tmp_path / "eval" / "step_8" / "report.json"
+    assert f"report: {report}" in output
+    assert {p.name for p in report.parent.iterdir()} == {
+        *("report.json", "process.gif", "samples.npz", "samples.png")
+    }
+
+
+LONG = {"training__n_iters": 400, "training__log_freq": 20, "training__eval_freq": 400}
+LONG |= {"training__snapshot_freq_for_preemption": 20, "training__snapshot_freq": 400}
+LONG |= {"training__snapshot_sampling": False}
+
+
+def saved_arrays(workdir, step):
+    """The arrays of a checkpoint, read without this repository's code."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((workdir / "checkpoints" / str(step) / "state").absolute())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jitted_steps", [1, 2])
+def test_killed_run_continues_bit_for_bit(n_jitted_steps, env, tmp_path):
+    fields = LONG | {"training__n_jitted_steps": n_jitted_steps}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    runs.finish(runs.start(runs.command(whole, **fields), env))
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        process = runs.start(runs.command(killed, **fields), env)
+        wait_for_new_checkpoint(killed, process)
+        process.send_signal(number)
+        output = runs.finish(process, code)
+        assert "Traceback" not in output
+    assert "the same command continues" in output
+    assert not (killed / "checkpoints" / "400").exists()
+    runs.finish(runs.start(runs.command(killed, **fields), env))
+    arrays, expected = saved_arrays(killed, 400), saved_arrays(whole, 400)
+    assert {name.split("/")[0] for name in arrays} >= {"params", "params_ema", "opt_state", "step"}
+    for name in arrays | expected:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+    losses = runs.scalars(whole, "training_loss")
+    assert len(losses) == 20
+    assert runs.scalars(killed, "training_loss") == losses
+
+
+def wait_for_new_checkpoint(workdir, process):
+    """Returns as soon as the run has saved a checkpoint that was not there."""
+    folder = workdir / "checkpoints"
+    before, until = set(folder.glob("[0-9]*")), time.monotonic() + 200
+    while set(folder.glob("[0-9]*")) <= before:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.002)

@@ -1,0 +1,241 @@
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import run_lib
+import runs
+
+
+def assert_states_equal(a, b):
+    """Bit for bit, leaf by leaf."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def steps_saved(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A step that one test has compiled is not compiled by the next."""
+    with runs.compilation_cache(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished, undisturbed run: its config, directory and last state."""
+    config, workdir = runs.get_config(), tmp_path_factory.mktemp("runs") / "run"
+    return config, workdir, run_lib.train(config, str(workdir))
+
+
+def test_run_leaves_what_the_module_promises(run):
+    config, workdir, state = run
+    assert int(state.step) == config.training.n_iters
+    assert json.loads((workdir / "config.json").read_text())["optim"]["lr"] == config.optim.lr
+    assert json.loads((workdir / "versions.json").read_text())["jax"] == jax.__version__
+    assert steps_saved(workdir) == [4, 8]
+    assert Image.open(workdir / "samples" / "step_8.png").size[0] > 100
+    losses = runs.scalars(workdir, "training_loss")
+    assert list(losses) == [2, 4, 6, 8]
+    assert np.isfinite(list(losses.values())).all()
+    assert list(runs.scalars(workdir, "eval_loss")) == [4, 8]
+    log = (workdir / "stdout.txt").read_text()
+    assert "step 8: training_loss" in log
+    assert str(workdir / "samples" / "step_8.png") in log
+
+
+def test_finished_run_says_so_and_names_the_picture(run):
+    config, workdir, state = run
+    picture = workdir / "samples" / "step_8.png"
+    before = picture.stat().st_mtime_ns
+    assert_states_equal(run_lib.train(config, str(workdir)), state)
+    assert f"finished: step 8 of 8; samples: {picture}" in (workdir / "stdout.txt").read_text()
+    assert picture.stat().st_mtime_ns == before
+
+
+def test_interrupted_run_continues_bit_for_bit(run, tmp_path, monkeypatch):
+    """A crash two steps behind the last checkpoint: the same state and losses in the end."""
+    config, workdir, state = run
+    log_metrics = run_lib.Run.log_metrics
+
+    def crash(self, step, metrics):
+        log_metrics(self, step, metrics)
+        if step == 6:
+            raise RuntimeError("lightning")
+
+    monkeypatch.setattr(run_lib.Run, "log_metrics", crash)
+    with pytest.raises(RuntimeError, match="lightning"):
+        run_lib.train(config, str(tmp_path))
+    assert steps_saved(tmp_path) == [4]
+    assert "RuntimeError: lightning" in (tmp_path / "stdout.txt").read_text()
+    monkeypatch.undo()
+    assert_states_equal(run_lib.train(config, str(tmp_path)), state)
+    for name in ("training_loss", "grad_norm", "eval_loss"):
+        assert runs.scalars(tmp_path, name) == runs.scalars(workdir, name)
+    pictures = [Image.open(w / "samples" / "step_8.png") for w in (workdir, tmp_path)]
+    np.testing.assert_array_equal(*pictures)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_stops(number, tmp_path, monkeypatch):
+    config = runs.get_config()
+    log_metrics = run_lib.Run.log_metrics
+
+    def interrupt(self, step, metrics):
+        log_metrics(self, step, metrics)
+        os.kill(os.getpid(), number)
+
+    handler = signal.getsignal(number)
+    monkeypatch.setattr(run_lib.Run, "log_metrics", interrupt)
+    state = run_lib.train(config, str(tmp_path))
+    assert int(state.step) == 2
+    assert steps_saved(tmp_path) == [2]
+    assert "the same command continues" in (tmp_path / "stdout.txt").read_text()
+    assert not (tmp_path / "samples").exists()
+    assert signal.getsignal(number) == handler
+
+
+def test_diverged_run_stops_before_it_saves(tmp_path, monkeypatch):
+    get_iterator = run_lib.get_iterator
+
+    def get_broken_iterator(dataset, config):
+        def spoil(batch):
+            bad = np.where(batch["index"].max() >= 5 * 8, np.nan, 1)
+            return batch | {"image": (batch["image"] * bad).astype(np.float32)}
+
+        return get_iterator(dataset.map(spoil), config)
+
+    monkeypatch.setattr(run_lib, "get_iterator", get_broken_iterator)
+    with pytest.raises(FloatingPointError, match="not finite at step 6.*continues from step 4"):
+        run_lib.train(runs.get_config(), str(tmp_path))
+    assert steps_saved(tmp_path) == [4]
+
+
+def test_parameters_that_are_not_finite_are_not_saved(run, tmp_path):
+    config, _, state = run
+    params = jax.tree.map(lambda x: np.full_like(x, np.inf), state.params)
+    checkpoints = run_lib._open_checkpoints(config, str(tmp_path))
+    broken = run_lib.Run(run_lib.build(config), str(tmp_path), checkpoints, 0)
+    with pytest.raises(FloatingPointError, match="a parameter is not finite"):
+        broken.save(state.replace(params=params), 8)
+    assert checkpoints.latest_step() is None
+
+
+def test_evaluation_writes_samples_animation_and_report(run):
+    config, workdir, _ = run
+    report = run_lib.evaluate(config, str(workdir))
+    folder = workdir / "eval" / "step_8"
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert report["samples"]["nfe"] == 10  # five steps of one predictor and one corrector
+    assert report["samples"]["seconds"] > 0
+    samples = np.load(folder / "samples.npz")["samples"]
+    assert samples.shape == (12, 8, 8, 1) and samples.dtype == np.uint8
+    assert len(np.unique(samples.reshape(12, -1), axis=0)) == 12
+    assert Image.open(folder / "process.gif").n_frames == 3
+    assert Image.open(folder / "samples.png").size[0] > 100
+
+
+def test_another_config_is_refused_and_changes_nothing(run, tmp_path):
+    config, workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    other = runs.get_config(model={"nf": 12}, optim={"lr": 1.0})
+    for start in (run_lib.train, run_lib.evaluate):
+        with pytest.raises(ValueError, match="model.nf is 12, the checkpoint has 8"):
+            start(other, str(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    assert steps_saved(tmp_path / "run") == [4, 8]
+
+
+def test_evaluation_needs_a_checkpoint(run, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint in .*; train first"):
+        run_lib.evaluate(runs.get_config(), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="no checkpoint of step 5 .*choose from: 4, 8"):
+        run_lib.evaluate(runs.get_config(eval={"checkpoint": 5}), str(run[1]))
+
+
+ERRORS = [  # section, fields, what the message has to say
+    ("training", {"sde": "vpsd"}, "unknown sde.* 'vpsd'; choose from: vesde, vpsde"),
+    ("training", {"objective": "x"}, "training.objective 'x'; choose from: score, edm"),
+    ("training", {"continuous": False}, "training.objective='edm' needs training.continuous=True"),
+    ("training", {"batch_size": 12}, "training.batch_size=12 cannot be split .* over 8 devices"),
+    ("training", {"n_jitted_steps": 3}, "training.n_iters=8 .* training.n_jitted_steps=3"),
+    ("training", {"log_freq": 0}, "training.log_freq=0 must be a positive multiple"),
+    ("training", {"p_std": -1.0}, "training.p_std=-1.0 must be at least"),
+    ("training", {"likelihood_weighting": True}, "training.likelihood_weighting=True"),
+    ("model", {"name": "unet"}, r"model.name.* 'unet'; choose from: ncsnpp"),
+    ("model", {"parametrization": "v"}, r"model.parametrization.* 'v'; choose from: .*sigma"),
+    ("model", {"nonlinearity": "x"}, "unknown nonlinearity.* 'x'; choose from: .*swish"),
+    ("model", {"dtype": "float8"}, "model.dtype.* 'float8'; choose from: float32, bfloat16"),
+    ("model", {"embedding_type": "x"}, "model.embedding_type='x' .*fourier, positional"),
+    ("model", {"ch_mult": (1,) * 5}, "data.image_size=8 cannot be halved 4 times.*model.ch_mult"),
+    ("model", {"sigma_min": -1.0}, "sigma_min=-1.0.*0 < model.sigma_min < model.sigma_max"),
+    ("model", {"sigma_data": 0.0}, "model.sigma_data=0.0 must be at least"),
+    ("model", {"dropout": 1.5}, "model.dropout=1.5 must lie between 0 and"),
+    ("model", {"ema_rate": 2.0}, "model.ema_rate=2.0 must lie between 0 and 1"),
+    ("optim", {"optimizer": "x"}, r"optim.optimizer.* 'x'; choose from: adam"),
+    ("optim", {"schedule": "x"}, "optim.schedule 'x'; choose from: constant, cosine"),
+    ("optim", {"lr": -1.0}, "optim.lr=-1.0 must be at least 0"),
+    ("optim", {"beta1": 1.0}, "optim.beta1=1.0 must lie between"),
+    ("sampling", {"method": "x"}, "sampling.method 'x'; choose from: .*pc"),
+    ("sampling", {"predictor": "x"}, "sampling.predictor.* 'x'; choose from: .*euler_maruyama"),
+    ("sampling", {"corrector": "x"}, "sampling.corrector.* 'x'; choose from: .*langevin"),
+    ("sampling", {"steps": -1}, "N=-1 .*sampling.steps.* at least 2"),
+    ("sampling", {"eps": 2.0}, "sampling.eps=2.0 must lie between 0 and 1"),
+    ("eval", {"tasks": ("x",)}, r"eval.tasks.* 'x'|task \(eval.tasks\) 'x'"),
+    ("eval", {"num_samples": 0}, "eval.num_samples=0 must be at least 1"),
+    ("data", {"dataset": "cats"}, "unknown dataset.* 'cats'; choose from: .*cifar10"),
+    ("data", {"image_size": 16}, "data.image_size=16 .* set --config.data.image_size=8"),
+    ("data", {"num_threads": 0}, "data.num_threads=0 .*set 1 or more"),
+    ("data", {"dataset": "image_folder", "dir": "nowhere"}, "'nowhere' does not exist; put"),
+]
+
+
+@pytest.mark.parametrize(
+    "section, fields, message",
+    ERRORS,
+    ids=["-".join(f"{k}={v}" for k, v in e[1].items()) for e in ERRORS],
+)
+def test_bad_configs_are_refused_before_anything_is_written(section, fields, message, tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError, match=message) as error:
+        run_lib.train(runs.get_config(**{section: fields}), str(workdir))
+    assert "\n" not in str(error.value)
+    assert not workdir.exists()
+
+
+def test_fourier_features_are_refused_for_discrete_levels():
+    config = runs.get_config(
+        training={"continuous": False, "objective": "score"},
+        model={"parametrization": "score_sde"},
+    )
+    with pytest.raises(ValueError, match="'fourier' .*=False; set model.embedding_type="):
+        run_lib.build(config)
+
+
+def test_image_that_breaks_off_stops_the_run_with_its_name(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        folder = tmp_path / "data" / split / "a"
+        folder.mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(256, size=(8, 8), dtype=np.uint8)).save(
+                folder / f"{i}.png"
+            )
+    path = tmp_path / "data" / "train" / "a" / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    data = {"dataset": "image_folder", "dir": str(tmp_path / "data")}
+    with pytest.raises(ValueError, match=f"{path} cannot be decoded .*; replace or remove it"):
+        run_lib.train(runs.get_config(data=data), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
