@@ -13,9 +13,9 @@ The objectives differ in how the noise level is drawn and in the weight w (`Nois
     EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
                           which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
 
-Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of the
-example in the data stream), so that they do not depend on how a batch is split over devices; only
-dropout masks are drawn for the part of a batch that a device sees.
+Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of
+the example in the data stream), so that they do not depend on how a batch is split over devices;
+only dropout masks are drawn for the part of a batch that a device sees.
 """
 
 from collections.abc import Callable

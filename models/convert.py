@@ -156,4 +156,7 @@ def _check_shapes(params: dict, config: ml_collections.ConfigDict) -> None:
         if ours.get(name) != theirs.get(name)
     ]
     if wrong:
-        raise ValueError(f"the state dict does not belong to this config: {'; '.join(wrong)}")
+        raise ValueError(
+            f"the state dict does not belong to this config: {len(wrong)} arrays have another shape, "
+            f"such as {'; '.join(wrong[:4])}"
+        )
