@@ -37,7 +37,8 @@ def run() -> None:
     """Dispatches on --mode."""
     command_line.parse(sys.argv, base.get_config())
     if FLAGS.config is None or FLAGS.mode is None:
-        raise ValueError("give --config and --mode, as in: python main.py --config configs/ve/mnist.py --mode train")
+        example = "python main.py --config configs/ve/mnist.py --mode train"
+        raise ValueError(f"give --config and --mode, as in: {example}")
     import run_lib  # after the flags: --help needs no JAX
     from utils import parallel
 

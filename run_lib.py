@@ -300,9 +300,11 @@ class Run:
         """Draws the samples of a finished training, unless an earlier start of it has."""
         step = int(state.step)
         path = self.sample_path(step)
-        if self.config.training.snapshot_sampling and not os.path.exists(path):
+        drawn = parallel.any_process(os.path.exists(path))
+        if self.config.training.snapshot_sampling and not drawn:
             self.draw(state)
-        picture = f"; samples: {path}" if os.path.exists(path) else ""
+            drawn = True
+        picture = f"; samples: {path}" if drawn else ""
         log.info("finished: step %d of %d%s", step, self.config.training.n_iters, picture)
 
 
@@ -365,10 +367,20 @@ def _logging_errors(workdir: str) -> Iterator[None]:
 def _restore_or_init(
     experiment: Experiment, checkpoints: Checkpoints, iterator: BatchIterator
 ) -> losses.State:
-    """The newest checkpoint's state, with the iterator where it was; or that of a new run."""
+    """The newest checkpoint's state, with the iterator where it was; or that of a new run.
+
+    Raises:
+      ValueError: if it is that of another config, or calls of the step would miss the intervals.
+    """
     if checkpoints.latest_step() is None:
         return jax.device_get(experiment.init_state())
     state, data_state, changes = _restore(experiment, checkpoints, training=True)
+    n = experiment.config.training.n_jitted_steps
+    if int(state.step) % n:
+        raise ValueError(
+            f"training.n_jitted_steps={n} does not divide the {int(state.step)} steps done; "
+            "continue with a number that does, such as 1"
+        )
     iterator.set_state(data_state["next_batch"])
     for change in changes:
         log.info("changed since the checkpoint: %s", change)
@@ -432,13 +444,12 @@ def _train_steps(
                 run.log_metrics(step, _last(metrics))
             if due(t.eval_freq):
                 batch = parallel.split_over_devices(held_out[step // t.eval_freq - 1])
-                run.writer.scalars(
-                    step, {"eval_loss": parallel.unreplicate(p_eval(p_state, batch))}
-                )
+                loss = parallel.unreplicate(p_eval(p_state, batch))
+                run.writer.scalars(step, {"eval_loss": loss})
             stopping = stop.received is not None
             if parallel.process_count() > 1:
                 stopping = due(t.log_freq) and parallel.any_process(stopping)
-            last = stopping or step == t.n_iters
+            last = stopping or step >= t.n_iters
             if last or due(t.snapshot_freq_for_preemption) or due(t.snapshot_freq):
                 state = jax.device_get(parallel.unreplicate(p_state))
                 run.save(state, iterator.get_state())

@@ -157,6 +157,6 @@ def _check_shapes(params: dict, config: ml_collections.ConfigDict) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"the state dict does not belong to this config: {len(wrong)} arrays have another shape, "
+            f"the state dict does not belong to this config: {len(wrong)} arrays differ in shape, "
             f"such as {'; '.join(wrong[:4])}"
         )

@@ -6,10 +6,10 @@ import signal
 import jax
 import numpy as np
 import pytest
+import runs
 from PIL import Image
 
 import run_lib
-import runs
 
 
 def assert_states_equal(a, b):
@@ -155,6 +155,13 @@ def test_another_config_is_refused_and_changes_nothing(run, tmp_path):
             start(other, str(tmp_path / "run"))
     assert (tmp_path / "run" / "config.json").read_bytes() == before
     assert steps_saved(tmp_path / "run") == [4, 8]
+
+
+def test_calls_of_the_step_must_not_miss_the_intervals(run):
+    keys = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption", "n_iters")
+    config = runs.get_config(training={"n_jitted_steps": 3} | dict.fromkeys(keys, 9))
+    with pytest.raises(ValueError, match="n_jitted_steps=3 does not divide the 8 steps done"):
+        run_lib.train(config, str(run[1]))
 
 
 def test_evaluation_needs_a_checkpoint(run, tmp_path):

@@ -30,7 +30,9 @@ def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
         # What a config file raises comes with its traceback; the last line says it all.
         reason = str(e).strip().splitlines()[-1].strip()
         reason = re.sub(r"^(ValueError: |.*\[Errno \d+\] )", "", reason)
-        raise ValueError(f"{reason.rstrip('.')}; see --help, and configs/base.py for fields and types") from e
+        raise ValueError(
+            f"{reason.rstrip('.')}; see --help, and configs/base.py for fields and types"
+        ) from e
     except AttributeError as e:
         if e.name != "get_config":
             raise
