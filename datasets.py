@@ -54,7 +54,9 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
         another size than the config says.
     """
     data = config.data
-    load = lookup(DATASETS, data.dataset.lower(), "dataset")  # score_sde writes CIFAR10
+    load = lookup(
+        DATASETS, data.dataset.lower(), "dataset (data.dataset)"
+    )  # score_sde writes CIFAR10
     source = load(data.dir, split, data.image_size, data.num_channels)
     height, width, channels = source[0]["image"].shape
     if (height, width) != (data.image_size, data.image_size):

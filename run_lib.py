@@ -12,153 +12,34 @@ States are kept on the host here; only the steps in `train` hold replicated copi
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-import optax
 
 import losses
 import sampling
 from datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
-from models.utils import Parametrization, get_model, get_parametrization, get_score_fn, init_model
-from sde_lib import SDE, ScoreFn, get_sde
+from experiment import Experiment, build
 from utils import images, parallel
 from utils.arrays import lookup
 from utils.checkpoints import Checkpoints, check_config
-from utils.logging import MetricWriter, progress_bar, setup, versions, write_json
+from utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
+from utils.signals import StopSignal
 
 log = logging.getLogger(__name__)
 
-# field -> smallest and largest value, where nothing that is built checks it
-_RANGES = {
-    "training.p_std": (1e-6, np.inf),
-    "model.sigma_data": (1e-6, np.inf),
-    "model.ema_rate": (0, 1),
-    "model.dropout": (0, 0.999),
-    "optim.lr": (0, np.inf),
-    "optim.warmup": (0, np.inf),
-    "optim.beta1": (0, 0.999999),
-    "optim.beta2": (0, 0.999999),
-    "optim.weight_decay": (0, np.inf),
-    "eval.num_samples": (1, np.inf),
-    "eval.frames": (0, np.inf),
-}
 
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything a config builds that needs no data and no device memory."""
-
-    config: ml_collections.ConfigDict
-    sde: SDE
-    model: nn.Module
-    parametrization: Parametrization
-    optimizer: optax.GradientTransformation
-
-    def loss_fn(self, train: bool) -> losses.LossFn:
-        """The loss, with dropout on or off."""
-        level_fn = losses.get_level_fn(self.config, self.sde)
-        reduce_mean = self.config.training.reduce_mean
-        return losses.get_sde_loss_fn(
-            self.sde, self.model, self.parametrization, level_fn, train, reduce_mean
-        )
-
-    def score_fn(self, params: Any, model_state: Any) -> ScoreFn:
-        """The score of the network with these parameters, in evaluation mode."""
-        return get_score_fn(self.sde, self.model, params, model_state, self.parametrization)
-
-    def init_state(self) -> losses.State:
-        """The state before training."""
-        _, params, model_state = init_model(jax.random.key(self.config.seed), self.config)
-        return losses.init_state(params, model_state, self.optimizer)
-
-
-def build(config: ml_collections.ConfigDict) -> Experiment:
-    """Builds an experiment, and with it checks the config before anything is compiled.
-
-    Raises:
-      ValueError: with field, value and remedy, for what cannot work.
-    """
-    sde = get_sde(config)
-    experiment = Experiment(
-        config,
-        sde,
-        get_model(config),
-        get_parametrization(config, sde),
-        losses.get_optimizer(config),
-    )
-    losses.get_level_fn(config, sde)
-    sampling.get_sampling_fn(config, sde)
+def _build(config: ml_collections.ConfigDict) -> Experiment:
+    """The experiment of a config, whose evaluation tasks are checked too."""
     for task in config.eval.tasks:
         lookup(EVALUATORS, task, "task (eval.tasks)")
-    _check_ranges(config)
-    _check_counts(config)
-    jax.eval_shape(experiment.init_state)
-    return experiment
-
-
-def _check_ranges(config: ml_collections.ConfigDict) -> None:
-    """What would train, or fail, in silence."""
-    for field, (low, high) in _RANGES.items():
-        section, key = field.split(".")
-        if not low <= config[section][key] <= high:
-            rule = f"lie between {low:g} and {high:g}" if high < np.inf else f"be at least {low:g}"
-            raise ValueError(f"{field}={config[section][key]} must {rule}")
-
-
-def _check_counts(config: ml_collections.ConfigDict) -> None:
-    """Batches have to split over the devices, intervals to consist of whole calls of the step."""
-    parallel.local_batch_size(config.training.batch_size, "training.batch_size")
-    parallel.local_batch_size(config.eval.batch_size, "eval.batch_size")
-    n = config.training.n_jitted_steps
-    intervals = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
-    for key in ("n_iters", *intervals):
-        value = config.training[key]
-        if n < 1 or value < 1 or value % n:
-            raise ValueError(
-                f"training.{key}={value} must be a positive multiple of "
-                f"training.n_jitted_steps={n}, because that many steps run in one call"
-            )
-
-
-class StopSignal:
-    """Turns SIGINT and SIGTERM into a flag that the training loop reads between two steps.
-
-    A second SIGINT interrupts at once.
-
-    Attributes:
-      received: the signal, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # handlers belong to the main thread
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.received = signal.Signals(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        text = f"\n{self.received.name}: saving after this step; Ctrl-C again stops at once\n"
-        os.write(2, text.encode())  # a log message could interrupt another half written
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    return build(config)
 
 
 class ImageSampler:
@@ -326,11 +207,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
       ValueError: for a bad config, missing data, or a workdir that belongs to another config.
       FloatingPointError: if the training diverges.
     """
-    experiment = build(config)
+    experiment = _build(config)
     batches, held_out = get_dataset(config, "train"), get_dataset(config, "test")
     iterator = get_iterator(batches, config)
     # Nothing is written before all of the above is found to be right.
-    with _logging_errors(workdir), contextlib.ExitStack() as stack:
+    with logging_errors(workdir), contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(iterator))
         checkpoints = stack.enter_context(contextlib.closing(_open_checkpoints(config, workdir)))
         state = _restore_or_init(experiment, checkpoints, iterator)
@@ -348,20 +229,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
         else:
             run.finish(state)
     return state
-
-
-@contextlib.contextmanager
-def _logging_errors(workdir: str) -> Iterator[None]:
-    """Opens the log file of the run; an error leaves its traceback there, and only there."""
-    setup(workdir)
-    try:
-        yield
-    except Exception:
-        record = logging.makeLogRecord({"msg": "stopped by an error", "exc_info": sys.exc_info()})
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.handle(record)
-        raise
 
 
 def _restore_or_init(
@@ -503,14 +370,14 @@ def evaluate(
     Raises:
       ValueError: for a bad config, or without a checkpoint of it.
     """
-    experiment = build(config)
+    experiment = _build(config)
     directory = os.path.join(workdir, "checkpoints")
     if not os.path.isdir(directory):
         raise ValueError(
             f"there is no checkpoint in {directory}; train first (--mode train), or name another "
             "run with --workdir"
         )
-    with _logging_errors(workdir):
+    with logging_errors(workdir):
         with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
             state, _, _ = _restore(experiment, checkpoints, training=False)
         folder = os.path.join(workdir, eval_folder, f"step_{int(state.step)}")

@@ -456,7 +456,7 @@ def get_sde(config: ml_collections.ConfigDict) -> SDE:
     Raises:
       ValueError: for an unknown name or a parameter out of range.
     """
-    cls = lookup(SDES, config.training.sde.lower(), "sde")
+    cls = lookup(SDES, config.training.sde.lower(), "sde (training.sde)")
     names = [f.name for f in dataclasses.fields(cls) if f.name != "N"]
     return cls(N=config.model.num_scales, **{name: config.model[name] for name in names})
 

@@ -69,6 +69,7 @@ def edm(c: ml_collections.ConfigDict) -> None:
     """Preconditioning, noise levels and weight of Karras et al. 2022, for any SDE."""
     c.model.parametrization = "edm"
     c.model.scale_by_sigma = False
+    c.model.fourier_scale = 1.0  # of log(sigma) / 4, which spans about 2, not of log(sigma)
     c.training.objective = "edm"
     c.training.reduce_mean = True
 
@@ -81,23 +82,24 @@ def mnist(c: ml_collections.ConfigDict) -> None:
     c.data.random_flip = False
     m = c.model
     m.nf = 16
-    m.ch_mult = (1, 2, 2)
+    m.ch_mult = (1, 2, 4)
     m.num_res_blocks = 1
-    m.attn_resolutions = ()
+    m.attn_resolutions = (7,)
     m.dropout = 0.0
     m.ema_rate = 0.99
     m.ema_warmup = True
     t = c.training
     t.batch_size = 32
-    t.n_iters = 1200
+    t.n_iters = 2400
     t.log_freq = 20
     t.eval_freq = 100
-    t.snapshot_freq = 1200
+    t.snapshot_freq = 2400
     t.snapshot_freq_for_preemption = 200
     c.optim.lr = 2e-3
     c.optim.warmup = 50
     c.optim.schedule = "cosine"
     c.sampling.steps = 100
+    c.sampling.snr = 0.22
     c.eval.batch_size = 64
     c.eval.num_samples = 64
 

@@ -227,7 +227,7 @@ def get_nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
     Raises:
       ValueError: for an unknown name.
     """
-    return lookup(NONLINEARITIES, name.lower(), "nonlinearity")
+    return lookup(NONLINEARITIES, name.lower(), "nonlinearity (model.nonlinearity)")
 
 
 NONLINEARITIES = {

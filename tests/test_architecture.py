@@ -23,6 +23,7 @@ LAYERS = [
     {"models.utils"},
     {"losses", "likelihood", "sampling", "solvers"},
     {"posterior", "controllable_generation"},
+    {"experiment"},
     {"run_lib"},
     {"main"},
 ]

@@ -3,6 +3,7 @@
 In a run of several processes the primary one does all of it.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -12,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import absl.logging
@@ -62,7 +63,6 @@ def setup(workdir: str | os.PathLike) -> None:
     handlers = _handlers(workdir) if parallel.is_primary() else [logging.NullHandler()]
     for handler in handlers:
         handler.name = _HANDLER
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(handler)
 
 
@@ -78,7 +78,23 @@ def _is_superseded(handler: logging.Handler) -> bool:
 def _handlers(workdir: str | os.PathLike) -> list[logging.Handler]:
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "stdout.txt")
-    return [_ConsoleHandler(), logging.FileHandler(path, encoding="utf-8")]
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return [_ConsoleHandler(), file]
+
+
+@contextlib.contextmanager
+def logging_errors(workdir: str) -> Iterator[None]:
+    """Opens the log file of the run; an error leaves its traceback there, and only there."""
+    setup(workdir)
+    try:
+        yield
+    except Exception:
+        record = logging.makeLogRecord({"msg": "stopped by an error", "exc_info": sys.exc_info()})
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+        raise
 
 
 class MetricWriter:

@@ -16,8 +16,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     parts.mnist(c)
     parts.edm(c)
     c.model.sigma_min = 0.01
-    c.model.sigma_max = 16.0  # the largest distance between two of these digits is 15.4
+    c.model.sigma_max = 16.0  # the largest distance between two of these digits is 15.8
     c.model.sigma_data = 0.33
-    c.training.p_mean = -1.0
+    c.training.p_mean = 0.0  # digits get their shape at sigma 0.5 to 5
     c.training.p_std = 1.4
     return parts.finish(c, variant)

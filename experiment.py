@@ -1,0 +1,105 @@
+"""What a config describes, built and checked before anything is compiled."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+import losses
+import sampling
+from models.utils import Parametrization, get_model, get_parametrization, get_score_fn, init_model
+from sde_lib import SDE, ScoreFn, get_sde
+from utils import parallel
+
+# field -> smallest and largest value, where nothing that is built checks it
+_RANGES = {
+    "training.p_std": (1e-6, np.inf),
+    "model.sigma_data": (1e-6, np.inf),
+    "model.ema_rate": (0, 1),
+    "model.dropout": (0, 0.999),
+    "optim.lr": (0, np.inf),
+    "optim.warmup": (0, np.inf),
+    "optim.beta1": (0, 0.999999),
+    "optim.beta2": (0, 0.999999),
+    "optim.weight_decay": (0, np.inf),
+    "eval.num_samples": (1, np.inf),
+    "eval.frames": (0, np.inf),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a config builds that needs no data and no device memory."""
+
+    config: ml_collections.ConfigDict
+    sde: SDE
+    model: nn.Module
+    parametrization: Parametrization
+    optimizer: optax.GradientTransformation
+
+    def loss_fn(self, train: bool) -> losses.LossFn:
+        """The loss, with dropout on or off."""
+        level_fn = losses.get_level_fn(self.config, self.sde)
+        reduce_mean = self.config.training.reduce_mean
+        return losses.get_sde_loss_fn(
+            self.sde, self.model, self.parametrization, level_fn, train, reduce_mean
+        )
+
+    def score_fn(self, params: Any, model_state: Any) -> ScoreFn:
+        """The score of the network with these parameters, in evaluation mode."""
+        return get_score_fn(self.sde, self.model, params, model_state, self.parametrization)
+
+    def init_state(self) -> losses.State:
+        """The state before training."""
+        _, params, model_state = init_model(jax.random.key(self.config.seed), self.config)
+        return losses.init_state(params, model_state, self.optimizer)
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """Builds an experiment, and with it checks the config before anything is compiled.
+
+    Raises:
+      ValueError: with field, value and remedy, for what cannot work.
+    """
+    sde = get_sde(config)
+    experiment = Experiment(
+        config,
+        sde,
+        get_model(config),
+        get_parametrization(config, sde),
+        losses.get_optimizer(config),
+    )
+    losses.get_level_fn(config, sde)
+    sampling.get_sampling_fn(config, sde)
+    _check_ranges(config)
+    _check_counts(config)
+    jax.eval_shape(experiment.init_state)
+    return experiment
+
+
+def _check_ranges(config: ml_collections.ConfigDict) -> None:
+    """What would train, or fail, in silence."""
+    for field, (low, high) in _RANGES.items():
+        section, key = field.split(".")
+        if not low <= config[section][key] <= high:
+            rule = f"lie between {low:g} and {high:g}" if high < np.inf else f"be at least {low:g}"
+            raise ValueError(f"{field}={config[section][key]} must {rule}")
+
+
+def _check_counts(config: ml_collections.ConfigDict) -> None:
+    """Batches have to split over the devices, intervals to consist of whole calls of the step."""
+    parallel.local_batch_size(config.training.batch_size, "training.batch_size")
+    parallel.local_batch_size(config.eval.batch_size, "eval.batch_size")
+    n = config.training.n_jitted_steps
+    intervals = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
+    for key in ("n_iters", *intervals):
+        value = config.training[key]
+        if n < 1 or value < 1 or value % n:
+            raise ValueError(
+                f"training.{key}={value} must be a positive multiple of "
+                f"training.n_jitted_steps={n}, because that many steps run in one call"
+            )
