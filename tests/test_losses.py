@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from configs import base
 from golden import (
     assert_golden,
     cases,
@@ -20,8 +22,6 @@ from golden import (
     relative_error,
     sde_of,
 )
-
-from configs import base
 from losses import (
     TRAIN_EPS,
     State,

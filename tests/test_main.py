@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
-import runs
 
 import main
+import runs
 
 SMOKE = "--config configs/ve/mnist.py:smoke"
 WRONG = [  # command line, what the one line has to say

@@ -8,9 +8,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import assert_golden, config_of, load, nhwc, params_of, parse, part
 
 from configs import base
+from golden import assert_golden, config_of, load, nhwc, params_of, parse, part
 from models.convert import from_torch_state_dict
 from models.ncsnpp import CHOICES, NCSNpp
 from models.utils import get_model, init_model

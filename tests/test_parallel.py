@@ -74,6 +74,14 @@ def test_eight_devices_make_the_step_of_one():
     assert int(parallel.unreplicate(states).step) == 3
 
 
+def test_a_step_gives_away_its_state_and_keeps_the_batch():
+    """score_sde donated the batch, so that two copies of the state were alive."""
+    step = parallel.map_over_devices(lambda s, b: (s + b, b.sum()), donate_argnums=(0,))
+    state, batch = parallel.replicate(np.zeros(4)), parallel.replicate(np.ones(4))
+    step(state, batch)
+    assert state.is_deleted() and not batch.is_deleted()
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.getbasetemp() / "cache"

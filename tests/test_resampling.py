@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import assert_golden, cases, load, nhwc
 
+from golden import assert_golden, cases, load, nhwc
 from models import resampling
 
 FIR = (1, 3, 3, 1)

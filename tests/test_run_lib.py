@@ -6,10 +6,10 @@ import signal
 import jax
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
 import run_lib
+import runs
 
 
 def assert_states_equal(a, b):

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import assert_golden, cases, load, nhwc, parse, sde_of
 from scipy.stats import norm
 
 from configs import base
+from golden import assert_golden, cases, load, nhwc, parse, sde_of
 from sampling import (
     CORRECTORS,
     PREDICTORS,

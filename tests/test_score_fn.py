@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import assert_golden, cases, config_of, load, nhwc, params_of, parse, sde_of
 
 from configs import base
+from golden import assert_golden, cases, config_of, load, nhwc, params_of, parse, sde_of
 from models.utils import (
     PARAMETRIZATIONS,
     edm_denoise,

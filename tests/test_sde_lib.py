@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from golden import assert_golden, load, nhwc, parse, relative_error, sde_of
 
 import sde_lib
 from configs import base
+from golden import assert_golden, load, nhwc, parse, relative_error, sde_of
 from sampling import time_grid
 from sde_lib import SDES, VESDE, VPSDE, CosineVPSDE, SigmaPowerSDE, subVPSDE
 
