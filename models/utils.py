@@ -87,7 +87,8 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
       ValueError: for an unknown name, or one that does not fit the network's switches.
     """
     name = _parametrization_name(config, sde)
-    row = lookup(PARAMETRIZATIONS, name, "parametrization (model.parametrization)")
+    rows = PARAMETRIZATIONS | {"score_sde": None}  # resolved above, but a choice all the same
+    row = lookup(rows, name, "parametrization (model.parametrization)")
     m = config.model
     if name.endswith("_index") and m.embedding_type == "fourier":
         raise ValueError(

@@ -2,7 +2,7 @@
 
     python main.py --config configs/subvp/mnist.py --mode train
 
-Hardware: two CPU cores. Expected result: see benchmarks/RESULTS.md.
+FINAL_SUBVP
 """
 
 import ml_collections
@@ -17,9 +17,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     parts.ncsnpp(c)
     parts.mnist(c)
     parts.edm(c)
-    # In [-1, 1] everything is twice as large as in ve/mnist.
-    c.model.sigma_data = 0.66
-    c.training.p_mean = 0.7
-    c.training.p_std = 1.4
-    c.sampling.steps = 200
     return parts.finish(c, variant)

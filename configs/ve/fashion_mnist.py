@@ -20,6 +20,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.data.dataset = "fashion_mnist"
     c.model.sigma_max = 23.0  # the largest distance between two training images is 22.5
     c.model.sigma_data = 0.45
-    c.training.p_mean = 0.0
-    c.training.p_std = 1.4
     return parts.finish(c, variant)
