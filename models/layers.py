@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from models import resampling
+from models.convolution import conv2d
 from utils.arrays import lookup
 
 Dtype = Any
@@ -57,9 +58,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", default_init(self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        strides = (self.stride, self.stride)
-        y = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=resampling.NHWC)
-        return add_bias(y, bias)
+        return add_bias(conv2d(x, kernel, self.stride), bias)
 
 
 class FIRConv(nn.Module):

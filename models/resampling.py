@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Taps = tuple[float, ...]
+from models.convolution import NHWC
 
-NHWC = ("NHWC", "HWIO", "NHWC")  # layouts of images, kernels, images
+Taps = tuple[float, ...]
 
 
 def _normalised(k: Sequence[float] | None, factor: int, gain: float) -> Taps:
