@@ -129,7 +129,7 @@ def test_the_newest_two_and_the_multiples_of_keep_period_stay(run, directory):
     save(c, 2, 4, 5, 7, 8, 9, 10)
     assert c.all_steps() == run().all_steps() == [4, 8, 9, 10]
     assert c.latest_step() == 10
-    assert sorted(p.name for p in directory.iterdir()) == ["10", "4", "8"]
+    assert sorted(p.name for p in directory.iterdir()) == ["10", "4", "8", "9"]
     assert_same(c.restore(make_state(0), step=4)[0], make_state(4, seed=4))
 
 
