@@ -271,7 +271,9 @@ def test_names_are_those_of_score_sde_too(config, monkeypatch):
     config.data.dataset = "TOY"
     assert len(datasets.get_source(config)) == N
     config.data.dataset = "CIFAR11"
-    with pytest.raises(ValueError, match="unknown dataset .data.dataset. .cifar11.; choose from: mnist, .*afhq"):
+    with pytest.raises(
+        ValueError, match="unknown dataset .data.dataset. .cifar11.; choose from: mnist, .*afhq"
+    ):
         datasets.get_source(config)
 
 

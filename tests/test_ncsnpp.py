@@ -234,7 +234,7 @@ def combinations():
         yield pytest.param(c, id="-".join(str(v) for v in c.values()), marks=marks)
 
 
-@pytest.mark.parametrize("switches", combinations())
+@pytest.mark.parametrize("switches", list(combinations()))
 def test_every_parameter_is_used_and_has_a_finite_gradient(switches):
     config = tiny(**switches)
     model, params = random_network(config)

@@ -1,0 +1,46 @@
+"""The convolution's own gradients, against autodiff of XLA's."""
+
+import jax
+import numpy as np
+import pytest
+from jax import lax
+
+from models import convolution
+from models.convolution import NHWC, WIDE, conv2d
+
+
+def reference(x, w, stride):
+    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=NHWC)
+
+
+def draw(*shape):
+    return np.random.standard_normal(shape).astype(np.float32)
+
+
+# The first two take the product with patches, the others XLA's gradient.
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "stride"),
+    [
+        ((4, 5), (WIDE, WIDE + 3), 3, 1),
+        ((1, 1), (WIDE, WIDE), 3, 1),
+        ((9, 9), (WIDE, WIDE), 3, 1),
+        ((4, 5), (3, WIDE), 3, 1),
+        ((4, 6), (WIDE, WIDE), 3, 2),
+        ((4, 5), (WIDE, WIDE), 1, 1),
+    ],
+)
+def test_gradients_are_those_of_autodiff(size, channels, kernel, stride):
+    x, w = draw(2, *size, channels[0]), draw(kernel, kernel, *channels) / WIDE**0.5
+    y, vjp = jax.vjp(lambda x, w: conv2d(x, w, stride), x, w)
+    expected, expected_vjp = jax.vjp(lambda x, w: reference(x, w, stride), x, w)
+    np.testing.assert_array_equal(y, expected)
+    g = draw(*y.shape)
+    for found, wanted in zip(vjp(g), expected_vjp(g), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_both_forms_of_the_weight_gradient_agree():
+    """CPU runs one, accelerators the other."""
+    x, g = draw(2, 5, 4, 6), draw(2, 5, 4, 7)
+    product = convolution._patch_product(x, g)
+    np.testing.assert_allclose(product, convolution._weight_gradient(x, g), rtol=1e-4, atol=1e-5)
