@@ -2,8 +2,8 @@
 
 XLA's CPU backend computes the weight gradient of a convolution as a convolution with a window as
 large as the image, after transposing both arguments. For wide layers on large or very small images
-that reaches a fifth to a third of the speed of a matrix product; one product with the 3x3 patches
-of the image reaches half of it and more (benchmarks/RESULTS.md).
+that reaches a fifth to two fifths of the speed of a matrix product; one product with the 3x3
+patches of the image reaches two to three fifths (benchmarks/RESULTS.md).
 """
 
 import jax
