@@ -2,9 +2,9 @@
 
     python main.py --config configs/ve/mnist.py --mode train
 
-Measured on two cores of a Xeon with little else running: 11 minutes, samples included. 256 samples: mean
-confidence of an independent classifier .884 (real digits .985), Fréchet distance on its features
-16.4 (real digits 5.9), about 52 of 64 digits clearly legible (benchmarks/RESULTS.md).
+Measured on two cores of a Xeon with little else running: 11 minutes, samples included. Of 256
+samples: mean confidence of an independent classifier .884 (real digits .985), Fréchet distance on
+its features 16.4 (real digits 5.9); about 52 of 64 digits clearly legible (benchmarks/RESULTS.md).
 """
 
 import ml_collections
