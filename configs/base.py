@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data = d = ml_collections.ConfigDict()
     d.dataset = "mnist"  # a row of datasets.DATASETS
     d.dir = ""  # where its files are; "": the data set's own default
+    d.category = ""  # LSUN: bedroom, church_outdoor
     d.image_size = 32  # pixels, height and width
     d.num_channels = 3
     d.centered = False  # data in [-1, 1]; False: in [0, 1]
@@ -76,6 +77,9 @@ def get_config() -> ml_collections.ConfigDict:
     m.ch_mult = (1, 2, 2, 2)  # channels / nf at each resolution, fine to coarse
     m.num_res_blocks = 4  # residual blocks a resolution
     m.attn_resolutions = (16,)  # image sizes (pixels) with self-attention
+    m.normalization = "GroupNorm"  # of "ddpm" and "ncsn*": a row of models.layers.NORMALIZATIONS
+    m.interpolation = "bilinear"  # "ncsn*": how feature maps grow: bilinear, nearest_neighbor
+    m.original = "pytorch"  # "ncsn*": which of the two originals to follow: pytorch, jax
     m.nonlinearity = "swish"  # elu, relu, lrelu, swish
     m.resamp_with_conv = True  # a convolution in each resampling layer of "ddpm" blocks
     m.conditional = True  # the network sees the noise level
