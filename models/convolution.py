@@ -1,9 +1,10 @@
-"""The convolution of the networks, with a weight gradient that suits CPUs.
+"""The convolution of the networks, with gradients that suit CPUs.
 
 XLA's CPU backend computes the weight gradient of a convolution as a convolution with a window as
-large as the image, after transposing both arguments. For wide layers on large or very small images
-that reaches a fifth to two fifths of the speed of a matrix product; one product with the 3x3
-patches of the image reaches two to three fifths (benchmarks/RESULTS.md).
+large as the image, after transposing both arguments, and the image gradient with a kernel that it
+transposes first. For wide layers on large images the first is slow, at a quarter of the rate of a
+matrix product, and on very small images the second costs more than the convolution. Both are plain
+matrix products with shifted images (benchmarks/RESULTS.md).
 """
 
 import jax
@@ -11,42 +12,67 @@ import jax.numpy as jnp
 from jax import lax
 
 NHWC = ("NHWC", "HWIO", "NHWC")  # layouts of images, kernels, images
-WIDE = 256  # channels, in and out, from which on the product can be faster
+WIDE = 128  # channels, in and out, from which on the products are faster
+SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between XLA's own gradients are as fast
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     """Convolves x: (B, H, W, C) with w: (n, n, C, O), padded to keep H and W before striding."""
     pixels = x.shape[1] * x.shape[2]
-    if stride == 1 and w.shape[0] == 3 and min(w.shape[2:]) >= WIDE and not 64 < pixels < 1024:
+    wide = stride == 1 and w.shape[0] == 3 and min(w.shape[2:]) >= WIDE
+    if wide and not SMALL < pixels < LARGE:
         return _conv3x3(x, w)
+    return _conv(x, w, stride)
+
+
+def _conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=NHWC)
 
 
 @jax.custom_vjp
 def _conv3x3(x: jax.Array, w: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+    return _conv(x, w)
 
 
 def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
-    return _conv3x3(x, w), (x, w)
+    return _conv(x, w), (x, w)
 
 
 def _backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    # The transpose of a SAME convolution is one with the kernel turned around.
-    w_turned = w[::-1, ::-1].swapaxes(2, 3)
-    dx = lax.conv_general_dilated(g, w_turned, (1, 1), "SAME", dimension_numbers=NHWC)
-    return dx, lax.platform_dependent(x, g, cpu=_patch_product, default=_weight_gradient)
+    small = x.shape[1] * x.shape[2] <= SMALL
+    dx = lax.platform_dependent(
+        g, w, cpu=_shifted_sum if small else _turned_conv, default=_turned_conv
+    )
+    dw = lax.platform_dependent(
+        x, g, cpu=_patch_product if small else _row_products, default=_weight_gradient
+    )
+    return dx, dw
+
+
+def _turned_conv(g: jax.Array, w: jax.Array) -> jax.Array:
+    """The image gradient: the transpose of a SAME convolution has the kernel turned around."""
+    return _conv(g, w[::-1, ::-1].swapaxes(2, 3))
+
+
+def _shifted_sum(g: jax.Array, w: jax.Array) -> jax.Array:
+    """The image gradient dx[p + (i, j) - 1] += w[i, j] g[p], all nine in one matrix product.
+
+    The image is small and the kernel is not: the product takes the kernel as it lies in memory.
+    """
+    (b, h, width, o), c = g.shape, w.shape[2]
+    parts = (w.reshape(-1, o) @ g.reshape(-1, o).T).reshape(3, 3, c, b, h, width)
+    margins = ((0, 0), (0, 0))
+    padded = sum(
+        jnp.pad(parts[i, j], (*margins, (i, 2 - i), (j, 2 - j))) for i in range(3) for j in range(3)
+    )
+    return padded[:, :, 1:-1, 1:-1].transpose(1, 2, 3, 0)
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The gradient as autodiff has it."""
+    """The weight gradient as autodiff has it."""
     like = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
-
-    def conv(w: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
-
-    return jax.linear_transpose(conv, like)(g)[0]
+    return jax.linear_transpose(lambda w: _conv(x, w), like)(g)[0]
 
 
 def _patch_product(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -56,6 +82,23 @@ def _patch_product(x: jax.Array, g: jax.Array) -> jax.Array:
     shifted = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     patches = jnp.concatenate(shifted, -1).reshape(-1, 9 * c)
     return (patches.T @ g.reshape(-1, o)).reshape(3, 3, c, o)
+
+
+def _row_products(x: jax.Array, g: jax.Array) -> jax.Array:
+    """The same gradient by one matrix product for each (i, j), one i after the other.
+
+    A large image does not fit the cache nine times: a loop keeps three shifted copies alive, where
+    XLA would make all nine at once.
+    """
+    (b, h, w, c), o = x.shape, g.shape[-1]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def row(i: jax.Array) -> jax.Array:
+        rows = lax.dynamic_slice(padded, (0, i, 0, 0), (b, h, w + 2, c))
+        shifted = [rows[:, :, j : j + w].reshape(-1, c) for j in range(3)]
+        return jnp.stack([s.T @ g.reshape(-1, o) for s in shifted])
+
+    return lax.map(row, jnp.arange(3))
 
 
 _conv3x3.defvjp(_forward, _backward)

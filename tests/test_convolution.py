@@ -1,5 +1,7 @@
 """The convolution's own gradients, against autodiff of XLA's."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -17,12 +19,14 @@ def draw(*shape):
     return np.random.standard_normal(shape).astype(np.float32)
 
 
-# The first two take the product with patches, the others XLA's gradient.
+# The first four take the products of small and of large images, the others XLA's gradients.
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "stride"),
     [
         ((4, 5), (WIDE, WIDE + 3), 3, 1),
         ((1, 1), (WIDE, WIDE), 3, 1),
+        ((8, 8), (WIDE + 3, WIDE), 3, 1),
+        ((32, 33), (WIDE, WIDE + 3), 3, 1),
         ((9, 9), (WIDE, WIDE), 3, 1),
         ((4, 5), (3, WIDE), 3, 1),
         ((4, 6), (WIDE, WIDE), 3, 2),
@@ -39,8 +43,11 @@ def test_gradients_are_those_of_autodiff(size, channels, kernel, stride):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_both_forms_of_the_weight_gradient_agree():
-    """CPU runs one, accelerators the other."""
-    x, g = draw(2, 5, 4, 6), draw(2, 5, 4, 7)
-    product = convolution._patch_product(x, g)
-    np.testing.assert_allclose(product, convolution._weight_gradient(x, g), rtol=1e-4, atol=1e-5)
+def test_all_forms_of_a_gradient_agree():
+    """CPUs run the products, accelerators the convolutions."""
+    x, g, w = draw(2, 5, 4, 6), draw(2, 5, 4, 7), draw(3, 3, 6, 7)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    weights = convolution._weight_gradient(x, g)
+    close(convolution._patch_product(x, g), weights)
+    close(convolution._row_products(x, g), weights)
+    close(convolution._shifted_sum(g, w), convolution._turned_conv(g, w))
