@@ -67,9 +67,14 @@ def matmul_call(size: int = 4096) -> tuple[Callable[[], Any], float]:
     return lambda: product(a), 2.0 * size**3
 
 
-def flops(compiled: Any) -> float:
-    """Floating-point operations of a compiled function by XLA's own count."""
-    return compiled.cost_analysis()["flops"]
+def flops(fn: Callable, *args: Any) -> float:
+    """Floating-point operations of a call by XLA's own count.
+
+    That of an accelerator, where every gradient is a convolution: XLA counts the body of a loop
+    once, and the weight gradients of large images are a loop on CPUs.
+    """
+    lowered = jax.jit(fn).trace(*args).lower(lowering_platforms=("cuda",))
+    return lowered.cost_analysis()["flops"]
 
 
 def peak_memory_gib() -> float:

@@ -46,7 +46,7 @@ def measure(path: str, batch_size: int, steps: int, rounds: int) -> None:
         rounds,
     )
     # XLA counts the body of a loop once, so the sampler's count is that of its evaluations.
-    per_call = common.flops(evaluate_c)
+    per_call = common.flops(evaluate, state.params, x, t)
     rows = {
         "matrix product": common.Row(product_flops),
         "evaluation": common.Row(per_call, batch_size, evaluate_s),

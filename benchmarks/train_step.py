@@ -33,6 +33,7 @@ def measure(path: str, batch_size: int, rounds: int) -> None:
         experiment.loss_fn(train=True), experiment.optimizer, 0, model.ema_rate, model.ema_warmup
     )
     forward_c, forward_s = common.compile_with_time(forward, state.params, x, t)
+    step_flops = common.flops(step, state, batch)  # before the state is donated
     step_c, step_s = common.compile_with_time(step, state, batch, donate_argnums=0)
 
     def train():
@@ -51,8 +52,8 @@ def measure(path: str, batch_size: int, rounds: int) -> None:
     )
     rows = {
         "matrix product": common.Row(product_flops),
-        "forward": common.Row(common.flops(forward_c), batch_size, forward_s),
-        "train step": common.Row(common.flops(step_c), batch_size, step_s),
+        "forward": common.Row(common.flops(forward, state.params, x, t), batch_size, forward_s),
+        "train step": common.Row(step_flops, batch_size, step_s),
     }
     common.print_table(f"{path}, batch {batch_size}, {n_params:,} parameters", rows, seconds)
 
