@@ -16,17 +16,19 @@ WIDE = 128  # channels, in and out, from which on the products are faster
 SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between XLA's own gradients are as fast
 
 
-def conv2d(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
+def conv2d(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
     """Convolves x: (B, H, W, C) with w: (n, n, C, O), padded to keep H and W before striding."""
     pixels = x.shape[1] * x.shape[2]
-    wide = stride == 1 and w.shape[0] == 3 and min(w.shape[2:]) >= WIDE
+    wide = stride == dilation == 1 and w.shape[0] == 3 and min(w.shape[2:]) >= WIDE
     if wide and not SMALL < pixels < LARGE:
         return _conv3x3(x, w)
-    return _conv(x, w, stride)
+    return _conv(x, w, stride, dilation)
 
 
-def _conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-    return lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=NHWC)
+def _conv(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, w, (stride,) * 2, "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=NHWC
+    )
 
 
 @jax.custom_vjp

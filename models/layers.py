@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from models import resampling
@@ -22,17 +23,25 @@ from utils.arrays import lookup
 Dtype = Any
 
 
-def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
-    """Uniform with variance scale / fan_avg; a scale of 0 stands for 1e-10, which is not zero."""
+def uniform_init(bound: float) -> nn.initializers.Initializer:
+    """Uniform in [-bound, bound]."""
 
     def init(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
-        fan_avg = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
-        bound = math.sqrt(3 * (scale or 1e-10) / fan_avg)
         n = math.prod(shape)
         # Compiling a draw takes 0.1 s for every new length, so lengths are rounded up to a power of
         # two: a network has a hundred shapes but a dozen lengths.
         u = jax.random.uniform(rng, (2 ** (n - 1).bit_length(),), dtype, -1.0, 1.0)
         return u[:n].reshape(shape) * bound
+
+    return init
+
+
+def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
+    """Uniform with variance scale / fan_avg; a scale of 0 stands for 1e-10, which is not zero."""
+
+    def init(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
+        fan_avg = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
+        return uniform_init(math.sqrt(3 * (scale or 1e-10) / fan_avg))(rng, shape, dtype)
 
     return init
 
@@ -43,22 +52,32 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """Convolution with SAME padding; `stride` 2 pads as if the output started at pixel 0."""
+    """Convolution with SAME padding; `stride` 2 pads as if the output started at pixel 0.
+
+    Attributes:
+      init_scale: of the kernel by `default_init`, unless there is a `kernel_init`.
+    """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
     init_scale: float = 1.0
     dtype: Dtype = jnp.float32
+    dilation: int = 1
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (B, H, W, C) -> (B, H / stride, W / stride, features)."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", default_init(self.init_scale), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", self.kernel_init or default_init(self.init_scale), shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return add_bias(conv2d(x, kernel, self.stride), bias)
+        h = conv2d(x, kernel, self.stride, self.dilation)
+        if not self.use_bias:
+            return h
+        return add_bias(h, self.param("bias", self.bias_init, (self.features,)))
 
 
 class FIRConv(nn.Module):
@@ -98,10 +117,15 @@ class Dense(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with min(C // 4, 32) groups (Wu & He 2018), statistics in float32."""
+    """Group normalisation (Wu & He 2018), statistics in float32.
+
+    Attributes:
+      groups: number of groups; 0 stands for min(C // 4, 32).
+    """
 
     epsilon: float = 1e-6
     dtype: Dtype = jnp.float32
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -109,7 +133,7 @@ class GroupNorm(nn.Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        groups = min(c // 4, 32)
+        groups = self.groups or min(c // 4, 32)
         if groups == 0 or c % groups:
             raise ValueError(
                 f"GroupNorm: {c} channels do not split into {groups} groups; "
@@ -168,18 +192,122 @@ def _group_norm_backward(
 group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 
+class InstanceNorm(nn.Module):
+    """Normalises each channel over space, then scale and bias (Ulyanov et al. 2016).
+
+    Attributes:
+      affine: whether there are scale and bias.
+    """
+
+    affine: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> the same shape."""
+        h = _standardise(x.astype(jnp.float32), (1, 2))
+        if self.affine:
+            c = x.shape[-1]
+            h = _per_channel(self.param("scale", nn.initializers.ones, (c,))) * h
+            h = h + _per_channel(self.param("bias", nn.initializers.zeros, (c,)))
+        return h.astype(self.dtype)
+
+
+class VarianceNorm(nn.Module):
+    """Divides each channel by its standard deviation over space, and keeps its mean.
+
+    Attributes:
+      ddof: the variance divides by pixels - ddof.
+    """
+
+    ddof: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> the same shape."""
+        x = x.astype(jnp.float32)
+        scale = self.param("scale", _near_one, (x.shape[-1],))
+        var = jnp.var(x, (1, 2), ddof=self.ddof, keepdims=True)
+        return (_per_channel(scale) * x * lax.rsqrt(var + 1e-5)).astype(self.dtype)
+
+
+class InstanceNormPlus(nn.Module):
+    """InstanceNorm++ (Song & Ermon 2019, appendix A): gives back what the means say.
+
+    gamma (xhat + alpha mhat) + beta, where xhat is the image normalised over space, and mhat are
+    the channels' means, normalised over channels. In NCSN v1, which is conditional, the three are
+    rows of one embedding of 3 C features, in the order gamma, alpha, beta.
+
+    Attributes:
+      ddof: the variance of the means divides by C - ddof.
+      num_classes: noise levels of the conditional norm; 0 for the unconditional one.
+    """
+
+    ddof: int = 0
+    num_classes: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """x: (B, H, W, C), labels: (B,) integers where the norm is conditional -> as x."""
+        x = x.astype(jnp.float32)
+        c = x.shape[-1]
+        if self.num_classes:
+            table = self.param("embedding", _embedding_init, (self.num_classes, 3 * c))
+            gamma, alpha, beta = (a[:, None, None, :] for a in jnp.split(table[labels], 3, -1))
+        else:
+            gamma = _per_channel(self.param("gamma", _near_one, (c,)))
+            alpha = _per_channel(self.param("alpha", _near_one, (c,)))
+            beta = _per_channel(self.param("beta", nn.initializers.zeros, (c,)))
+        means = _standardise(jnp.mean(x, (1, 2), keepdims=True), -1, self.ddof)
+        return (gamma * (_standardise(x, (1, 2)) + alpha * means) + beta).astype(self.dtype)
+
+
+def _per_channel(a: jax.Array) -> jax.Array:
+    """a: (C,) -> (1, 1, 1, C)."""
+    return a[None, None, None]
+
+
+def _standardise(x: jax.Array, axes: int | tuple[int, ...], ddof: int = 0) -> jax.Array:
+    var = jnp.var(x, axes, ddof=ddof, keepdims=True)
+    return (x - jnp.mean(x, axes, keepdims=True)) * lax.rsqrt(var + 1e-5)
+
+
+def _near_one(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
+    return 1 + 0.02 * jax.random.normal(rng, shape, dtype)
+
+
+def _embedding_init(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
+    c = shape[1] // 3
+    return jnp.concatenate(
+        [_near_one(rng, (shape[0], 2 * c), dtype), jnp.zeros((shape[0], c), dtype)], 1
+    )
+
+
+def get_normalization(name: str, original: str) -> Callable[..., nn.Module]:
+    """A constructor `norm(dtype=..., name=...)` of the norm of that name, as in that original.
+
+    Raises:
+      ValueError: for an unknown name or original.
+    """
+    row = lookup(NORMALIZATIONS, name, "normalization (model.normalization)")
+    return lookup(row, original, "original (model.original)")
+
+
 class Attention(nn.Module):
     """Single-head self-attention over all pixels, with a residual connection."""
 
     skip_rescale: bool = True
     init_scale: float = 0.0
     dtype: Dtype = jnp.float32
+    norm: Callable[..., nn.Module] = GroupNorm
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (B, H, W, C) -> the same shape."""
         b, height, width, c = x.shape
-        h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
+        h = self.norm(dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
         # The published initial scale of these three is 0.1.
         q, k, v = (Dense(c, 0.1, self.dtype, name=name)(h) for name in "qkv")
         logits = jnp.einsum("bic,bjc->bij", q, k).astype(jnp.float32) * c**-0.5
@@ -220,6 +348,11 @@ def positional_embedding(t: jax.Array, features: int, max_period: float = 10_000
     return jnp.pad(embedding, ((0, 0), (0, features % 2)))
 
 
+def noise_levels(sigmas: Sequence[float], labels: jax.Array) -> jax.Array:
+    """The noise level (B,) of each index of labels: (B,)."""
+    return jnp.asarray(np.asarray(sigmas, np.float32))[labels.astype(jnp.int32)]
+
+
 def get_nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation function of that name.
 
@@ -234,4 +367,18 @@ NONLINEARITIES = {
     "relu": nn.relu,
     "lrelu": lambda x: nn.leaky_relu(x, 0.2),
     "swish": nn.swish,
+}
+# What the two originals differ in: PyTorch's own InstanceNorm has no parameters, and its variances
+# divide by n - 1.
+NORMALIZATIONS = {
+    "GroupNorm": dict.fromkeys(("pytorch", "jax"), functools.partial(GroupNorm, groups=32)),
+    "InstanceNorm": {
+        "pytorch": functools.partial(InstanceNorm, affine=False),
+        "jax": InstanceNorm,
+    },
+    "VarianceNorm": {"pytorch": functools.partial(VarianceNorm, ddof=1), "jax": VarianceNorm},
+    "InstanceNorm++": {
+        "pytorch": functools.partial(InstanceNormPlus, ddof=1),
+        "jax": InstanceNormPlus,
+    },
 }

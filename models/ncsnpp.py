@@ -11,95 +11,21 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from models import resampling
 from models.layers import (
     Attention,
     Conv,
     Dense,
     Dtype,
-    FIRConv,
     GaussianFourier,
     GroupNorm,
     get_nonlinearity,
+    noise_levels,
     positional_embedding,
     residual_sum,
 )
+from models.unet import Resample, ResnetBlock, check_halvings, check_sizes, resample
 from utils.arrays import batch_mul
-
-
-class Resample(nn.Module):
-    """Up- or downsampling by 2, with or without FIR filter and 3x3 convolution.
-
-    Attributes:
-      features: channels of the output, where there is a convolution; 0 keeps those of the input.
-    """
-
-    up: bool
-    with_conv: bool = False
-    features: int = 0
-    fir: bool = False
-    fir_kernel: Sequence[float] = (1, 3, 3, 1)
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: (B, H, W, C) -> (B, 2 H, 2 W, C') or (B, H / 2, W / 2, C')."""
-        features = self.features or x.shape[-1]
-        if self.with_conv and self.fir:
-            return FIRConv(features, self.up, self.fir_kernel, self.dtype, name="conv")(x)
-        if self.with_conv and not self.up:
-            return Conv(features, stride=2, dtype=self.dtype, name="conv")(x)
-        x = resample(x, self.up, self.fir, self.fir_kernel)
-        return Conv(features, dtype=self.dtype, name="conv")(x) if self.with_conv else x
-
-
-def resample(x: jax.Array, up: bool, fir: bool, fir_kernel: Sequence[float]) -> jax.Array:
-    """Resamples x: (B, H, W, C) by 2 without parameters."""
-    if fir:
-        return (resampling.upsample_2d if up else resampling.downsample_2d)(x, fir_kernel)
-    return (resampling.naive_upsample_2d if up else resampling.naive_downsample_2d)(x)
-
-
-class ResnetBlock(nn.Module):
-    """Residual block of BigGAN (Brock et al. 2019) or DDPM, conditioned by an added embedding.
-
-    Attributes:
-      features: channels of the output.
-      resample: None, or what to do to both branches after the first activation (BigGAN only).
-      project_shortcut: always give the shortcut a 1x1 convolution; else only where the channels
-        change.
-      shortcut_scale: initial scale of that convolution.
-    """
-
-    act: Callable[[jax.Array], jax.Array]
-    features: int
-    resample: Callable[[jax.Array], jax.Array] | None = None
-    project_shortcut: bool = False
-    shortcut_scale: float = 1.0
-    dropout: float = 0.0
-    skip_rescale: bool = True
-    init_scale: float = 0.0
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
-        """x: (B, H, W, C), temb: (B, E) or None -> (B, H', W', features)."""
-        dtype = self.dtype
-        h = self.act(GroupNorm(dtype=dtype, name="norm_0")(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = Conv(self.features, dtype=dtype, name="conv_0")(h)
-        if temb is not None:
-            shift = Dense(self.features, name="temb")(self.act(temb)).astype(dtype)
-            h = h + shift[:, None, None, :]
-        h = self.act(GroupNorm(dtype=dtype, name="norm_1")(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
-        h = Conv(self.features, init_scale=self.init_scale, dtype=dtype, name="conv_1")(h)
-        if self.project_shortcut or x.shape[-1] != self.features:
-            x = Dense(self.features, self.shortcut_scale, dtype, name="shortcut")(x)
-        return residual_sum(x, h, self.skip_rescale)
 
 
 class NCSNpp(nn.Module):
@@ -167,12 +93,7 @@ class NCSNpp(nn.Module):
                     f"model.{field}={getattr(self, field)!r} is unknown; "
                     f"choose from: {', '.join(choices)}"
                 )
-        if self.nf < 4 or not self.ch_mult or min(self.ch_mult) < 1 or self.num_res_blocks < 1:
-            raise ValueError(
-                f"model.nf={self.nf}, model.ch_mult={tuple(self.ch_mult)} and "
-                f"model.num_res_blocks={self.num_res_blocks} must be at least 4, a tuple of "
-                "positive numbers and 1"
-            )
+        check_sizes(self.nf, self.ch_mult, self.num_res_blocks)
 
     def _embed(self, labels: jax.Array) -> jax.Array | None:
         """Embedding (B, 4 nf) of the noise level, or None for an unconditional network."""
@@ -271,12 +192,7 @@ class NCSNpp(nn.Module):
           ValueError: if H or W cannot be halved len(ch_mult) - 1 times.
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
-        if any(size % 2 ** (levels - 1) for size in x.shape[1:3]):
-            raise ValueError(
-                f"data.image_size={x.shape[1]} cannot be halved {levels - 1} times, as "
-                f"model.ch_mult={tuple(self.ch_mult)} asks; use a multiple of {2 ** (levels - 1)} "
-                "or fewer resolutions"
-            )
+        check_halvings(x, levels - 1, f"model.ch_mult={tuple(self.ch_mult)}")
         widths = [self.nf * m for m in self.ch_mult]
         temb = self._embed(labels)
         x = (x if self.centered else 2 * x - 1).astype(self.dtype)
@@ -315,12 +231,10 @@ class NCSNpp(nn.Module):
             else self._head(h, channels, "", self.init_scale)
         )
         h = h.astype(jnp.float32)
-        return batch_mul(1 / self._noise_levels(labels), h) if self.scale_by_sigma else h
-
-    def _noise_levels(self, labels: jax.Array) -> jax.Array:
-        if self.embedding_type == "fourier":
-            return labels
-        return jnp.asarray(np.asarray(self.sigmas, np.float32))[labels.astype(jnp.int32)]
+        if not self.scale_by_sigma:
+            return h
+        fourier = self.embedding_type == "fourier"
+        return batch_mul(1 / (labels if fourier else noise_levels(self.sigmas, labels)), h)
 
 
 CHOICES = {

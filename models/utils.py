@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
+from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from sde_lib import SDE, Pair, ScoreFn, get_sde
 from utils.arrays import batch_mul, lookup
 
@@ -89,19 +91,22 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
     name = _parametrization_name(config, sde)
     rows = PARAMETRIZATIONS | {"score_sde": None}  # resolved above, but a choice all the same
     row = lookup(rows, name, "parametrization (model.parametrization)")
-    m = config.model
-    if name.endswith("_index") and m.embedding_type == "fourier":
+    m, embedding = config.model, _embedding_type(config.model)
+    if name.endswith("_index") and embedding == "fourier":
         raise ValueError(
             "model.embedding_type='fourier' embeds continuous noise levels and cannot be used "
             "with training.continuous=False; set model.embedding_type='positional'"
         )
-    if m.scale_by_sigma and (name, m.embedding_type) not in (
-        ("sigma", "fourier"),
-        ("sigma_index", "positional"),
-    ):
+    if embedding == "index" and name != "sigma_index":
+        raise ValueError(
+            f"model.name={m.name!r} looks up one of num_scales noise levels and cannot be used "
+            f"with parametrization {name!r}; set training.sde='vesde', training.continuous=False "
+            "and model.parametrization='score_sde'"
+        )
+    if m.scale_by_sigma and name != {"fourier": "sigma"}.get(embedding, "sigma_index"):
         raise ValueError(
             f"model.scale_by_sigma=True needs a network that is given sigma, but parametrization "
-            f"{name!r} with model.embedding_type={m.embedding_type!r} does not give it; set "
+            f"{name!r} with model.embedding_type={embedding!r} does not give it; set "
             "model.scale_by_sigma=False"
         )
     return functools.partial(row, sigma_data=m.sigma_data) if name == "edm" else row
@@ -112,6 +117,20 @@ def _parametrization_name(config: ml_collections.ConfigDict, sde: SDE) -> str:
     if name == "score_sde":
         return sde.score_sde_rows[0 if config.training.continuous else 1]
     return name
+
+
+def _model_class(m: ml_collections.ConfigDict) -> type[nn.Module]:
+    return lookup(MODELS, m.name.lower(), "model (model.name)")
+
+
+def _embedding_type(m: ml_collections.ConfigDict) -> str:
+    """What the network does with its labels: "fourier", "positional", or "index" into a table.
+
+    NCSN++ is told; the other networks know it themselves.
+    """
+    cls = _model_class(m)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    return m.embedding_type if "embedding_type" in fields else cls.embedding_type
 
 
 def get_score_fn(
@@ -151,7 +170,7 @@ def get_model(config: ml_collections.ConfigDict) -> nn.Module:
     Raises:
       ValueError: for an unknown name or a field out of range.
     """
-    cls = lookup(MODELS, config.model.name.lower(), "model (model.name)")
+    cls = _model_class(config.model)
     sde = get_sde(config)
     get_parametrization(config, sde)
     edm = config.model.parametrization == "edm"
@@ -160,9 +179,11 @@ def get_model(config: ml_collections.ConfigDict) -> nn.Module:
     kwargs["dtype"] = lookup(DTYPES, config.model.dtype, "dtype (model.dtype)")
     # EDM scales its input itself and passes log sigma / 4.
     kwargs["centered"] = config.data.centered or edm
-    kwargs["log_labels"] = not edm
-    if config.model.scale_by_sigma and config.model.embedding_type == "positional":
-        _, sigmas = sde.discrete_coeffs(jnp.arange(sde.N)[::-1])
+    if "log_labels" in fields:
+        kwargs["log_labels"] = not edm
+    if config.model.scale_by_sigma and _embedding_type(config.model) != "fourier":
+        with jax.ensure_compile_time_eval():  # numbers, also while a caller is being traced
+            _, sigmas = sde.discrete_coeffs(jnp.arange(sde.N)[::-1])
         kwargs["sigmas"] = tuple(sigmas.tolist())
     return cls(**kwargs)
 
@@ -173,7 +194,7 @@ def init_model(
     """Builds and initialises the network.
 
     Returns:
-      The module, its parameters and its other variable collections (empty for NCSN++).
+      The module, its parameters and its other variable collections (empty for all networks so far).
 
     Raises:
       ValueError: for an unknown name or a field out of range.
@@ -186,7 +207,14 @@ def init_model(
     return model, variables.pop("params"), variables
 
 
-MODELS = {"ncsnpp": NCSNpp}
+MODELS = {
+    "ncsnpp": NCSNpp,
+    "ddpm": DDPM,
+    "ncsn": NCSN,
+    "ncsnv2_64": NCSNv2,
+    "ncsnv2_128": NCSNv2_128,
+    "ncsnv2_256": NCSNv2_256,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PARAMETRIZATIONS = {
     "sigma": _sigma,

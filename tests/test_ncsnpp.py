@@ -1,4 +1,4 @@
-"""NCSN++: reference outputs, the published sizes, every switch, precision and dropout."""
+"""NCSN++: reference outputs and weights, every switch."""
 
 import functools
 import itertools
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from golden import assert_golden, config_of, load, nhwc, params_of, parse, part
 from models.convert import from_torch_state_dict
 from models.ncsnpp import CHOICES, NCSNpp
 from models.utils import get_model, init_model
+from networks import inputs, random_network, shapes_of, tiny
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 GOLDEN = [
@@ -43,25 +43,6 @@ def test_golden(name):
     y = jax.jit(model.apply)({"params": params}, nhwc(z["in/x"]), z["in/labels"])
     assert y.dtype == jnp.float32
     assert_golden(y, z, "out/y")
-
-
-def shapes_of(model, config):
-    size, channels = config.data.image_size, config.data.num_channels
-    x, labels = jnp.zeros((1, size, size, channels)), jnp.ones((1,))
-    return jax.eval_shape(lambda key: model.init(key, x, labels)["params"], jax.random.key(0))
-
-
-def random_network(config):
-    """The network and parameters without special values: no zero bias, no vanishing kernel."""
-    model, rng = get_model(config), np.random.default_rng(1)
-
-    def draw(path, leaf):
-        n = rng.standard_normal(leaf.shape).astype(np.float32)
-        if path[-1].key == "kernel":
-            return jnp.asarray(n / np.sqrt(leaf.size / leaf.shape[-1]), jnp.float32)
-        return jnp.asarray(0.1 * n + (path[-1].key == "scale"), jnp.float32)
-
-    return model, jax.tree.map_with_path(draw, shapes_of(model, config))
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -133,55 +114,7 @@ def test_a_state_dict_of_another_shape_is_refused():
         from_torch_state_dict(state_dict, config)
 
 
-# Published sizes
-
-
-def published_config(name):
-    config = base.get_config()
-    m = config.model
-    m.nf, m.ch_mult, m.attn_resolutions = 128, (1, 2, 2, 2), (16,)
-    if name.startswith("ncsnpp"):
-        m.embedding_type, m.fir, m.progressive_input = "fourier", True, "residual"
-        m.scale_by_sigma = True
-    else:
-        config.training.sde = "vpsde"
-        config.data.centered = True
-        m.embedding_type, m.fir, m.progressive_input = "positional", False, "none"
-    m.num_res_blocks = 8 if name.endswith("deep") else 4
-    return config
-
-
-@pytest.mark.parametrize(
-    "name, count",
-    [("ncsnpp", 62_758_915), ("ncsnpp_deep", 107_587_075), ("ddpmpp", 61_804_419)],
-)
-def test_published_networks_have_their_number_of_parameters(name, count):
-    config = published_config(name)
-    shapes = jax.tree.leaves(shapes_of(get_model(config), config))
-    assert sum(leaf.size for leaf in shapes) == count
-
-
 # Switches
-
-
-def tiny(**fields):
-    """A network of two resolutions that compiles in seconds, with the given fields."""
-    config = base.get_config()
-    config.data.image_size = 8
-    m = config.model
-    m.nf, m.ch_mult, m.num_res_blocks, m.attn_resolutions = 4, (1, 2), 1, (4,)
-    m.dropout, m.init_scale, m.fourier_scale = 0.0, 1.0, 1.0
-    m.update(fields)
-    if m.embedding_type == "positional":
-        config.training.sde = "vpsde"
-    return config
-
-
-def inputs(config, batch=3):
-    size = config.data.image_size
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((batch, size, size, config.data.num_channels))
-    return jnp.asarray(x, jnp.float32), jnp.linspace(0.2, 5.0, batch)
 
 
 SWITCHES = {
@@ -305,34 +238,18 @@ def test_new_networks_start_near_zero():
     assert 0 < np.abs(y).max() < 1e-3
 
 
-def single_and_half(**fields):
-    """The same random network in float32 and in bfloat16, its inputs, and the outputs of both."""
-    model, params = random_network(tiny(nf=8, **fields))
-    config = tiny(nf=8, dtype="bfloat16", **fields)
-    half = get_model(config)
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes_of(half, config))} == {
-        jnp.dtype("float32")
-    }
-    return model, half, params, inputs(config)
-
-
-def test_bfloat16_is_close_and_keeps_parameters_in_float32():
-    model, half, params, (x, labels) = single_and_half(
-        progressive="output_skip", progressive_input="residual"
-    )
-    y, y_half = (jax.jit(m.apply)({"params": params}, x, labels) for m in (model, half))
-    assert y_half.dtype == jnp.float32
-    # Close, and yet really computed with 8 bits of mantissa.
-    assert 1e-4 < np.abs(y_half - y).max() / np.abs(y).max() < 0.05
-
-
 def test_bfloat16_gradients_point_the_same_way():
-    model, half, params, (x, labels) = single_and_half(ch_mult=(1,))
+    config = tiny(nf=8, ch_mult=(1,))
+    model, params = random_network(config)
+    config.model.dtype = "bfloat16"
+    x, labels = inputs(config)
 
     def loss(params, model):
         return jnp.mean(jnp.square(model.apply({"params": params}, x, labels)))
 
-    g, g_half = (jax.jit(jax.grad(loss), static_argnums=1)(params, m) for m in (model, half))
+    g, g_half = (
+        jax.jit(jax.grad(loss), static_argnums=1)(params, m) for m in (model, get_model(config))
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(g_half)} == {jnp.dtype("float32")}
     g, g_half = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (g, g_half))
     assert jnp.vdot(g, g_half) / jnp.linalg.norm(g) / jnp.linalg.norm(g_half) > 0.99
@@ -341,43 +258,3 @@ def test_bfloat16_gradients_point_the_same_way():
 def test_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match="'float17'.*float32, bfloat16"):
         get_model(tiny(dtype="float17"))
-
-
-def test_remat_changes_neither_loss_nor_gradients():
-    fields = {"ch_mult": (1,), "dropout": 0.3}
-    model, params = random_network(tiny(**fields))
-    config = tiny(**fields, remat=True)
-    again = get_model(config)
-    assert jax.tree.structure(params) == jax.tree.structure(shapes_of(again, config))
-    x, labels = inputs(config)
-
-    def loss(params, model):
-        rngs = {"dropout": jax.random.key(1)}
-        return jnp.mean(jnp.square(model.apply({"params": params}, x, labels, True, rngs=rngs)))
-
-    grad = jax.value_and_grad(loss)
-    stored, recomputed = (jax.jit(grad, static_argnums=1)(params, m) for m in (model, again))
-    assert stored[0] == pytest.approx(float(recomputed[0]), rel=1e-6)
-    for a, b in zip(jax.tree.leaves(stored[1]), jax.tree.leaves(recomputed[1]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    recomputations = [
-        str(jax.make_jaxpr(lambda p, m=m: grad(p, m))(params)).count("remat")
-        for m in (model, again)
-    ]
-    assert recomputations[0] == 0 < recomputations[1]
-
-
-def test_dropout_acts_only_in_training():
-    config = tiny(dropout=0.5, ch_mult=(1,))
-    model, params = random_network(config)
-    x, labels = inputs(config)
-    apply = jax.jit(model.apply, static_argnums=3)
-
-    def run(train, seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return np.asarray(apply({"params": params}, x, labels, train, rngs=rngs))
-
-    np.testing.assert_array_equal(run(False, 0), run(False, 1))
-    np.testing.assert_array_equal(run(True, 0), run(True, 0))
-    assert np.abs(run(True, 0) - run(True, 1)).max() > 1e-3
-    assert np.abs(run(True, 0) - run(False, 0)).max() > 1e-3

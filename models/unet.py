@@ -1,0 +1,107 @@
+"""Parts of the U-Nets: residual blocks and resampling.
+
+Images are NHWC; embeddings of the noise level are (B, E). The defaults are those of NCSN++.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models import resampling
+from models.layers import Conv, Dense, Dtype, FIRConv, GroupNorm, residual_sum
+
+
+class Resample(nn.Module):
+    """Up- or downsampling by 2, with or without FIR filter and 3x3 convolution.
+
+    Attributes:
+      features: channels of the output, where there is a convolution; 0 keeps those of the input.
+    """
+
+    up: bool
+    with_conv: bool = False
+    features: int = 0
+    fir: bool = False
+    fir_kernel: Sequence[float] = (1, 3, 3, 1)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: (B, H, W, C) -> (B, 2 H, 2 W, C') or (B, H / 2, W / 2, C')."""
+        features = self.features or x.shape[-1]
+        if self.with_conv and self.fir:
+            return FIRConv(features, self.up, self.fir_kernel, self.dtype, name="conv")(x)
+        if self.with_conv and not self.up:
+            return Conv(features, stride=2, dtype=self.dtype, name="conv")(x)
+        x = resample(x, self.up, self.fir, self.fir_kernel)
+        return Conv(features, dtype=self.dtype, name="conv")(x) if self.with_conv else x
+
+
+def resample(x: jax.Array, up: bool, fir: bool, fir_kernel: Sequence[float]) -> jax.Array:
+    """Resamples x: (B, H, W, C) by 2 without parameters."""
+    if fir:
+        return (resampling.upsample_2d if up else resampling.downsample_2d)(x, fir_kernel)
+    return (resampling.naive_upsample_2d if up else resampling.naive_downsample_2d)(x)
+
+
+class ResnetBlock(nn.Module):
+    """Residual block of BigGAN (Brock et al. 2019) or DDPM, conditioned by an added embedding.
+
+    Attributes:
+      features: channels of the output.
+      resample: None, or what to do to both branches after the first activation (BigGAN only).
+      project_shortcut: always give the shortcut a 1x1 convolution; else only where the channels
+        change.
+      shortcut_scale: initial scale of that convolution.
+    """
+
+    act: Callable[[jax.Array], jax.Array]
+    features: int
+    resample: Callable[[jax.Array], jax.Array] | None = None
+    project_shortcut: bool = False
+    shortcut_scale: float = 1.0
+    dropout: float = 0.0
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+    dtype: Dtype = jnp.float32
+    norm: Callable[..., nn.Module] = GroupNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
+        """x: (B, H, W, C), temb: (B, E) or None -> (B, H', W', features)."""
+        dtype = self.dtype
+        h = self.act(self.norm(dtype=dtype, name="norm_0")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = Conv(self.features, dtype=dtype, name="conv_0")(h)
+        if temb is not None:
+            shift = Dense(self.features, name="temb")(self.act(temb)).astype(dtype)
+            h = h + shift[:, None, None, :]
+        h = self.act(self.norm(dtype=dtype, name="norm_1")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Conv(self.features, init_scale=self.init_scale, dtype=dtype, name="conv_1")(h)
+        if self.project_shortcut or x.shape[-1] != self.features:
+            x = Dense(self.features, self.shortcut_scale, dtype, name="shortcut")(x)
+        return residual_sum(x, h, self.skip_rescale)
+
+
+def check_sizes(nf: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
+    """Raises ValueError unless the numbers describe a U-Net."""
+    if nf < 4 or not ch_mult or min(ch_mult) < 1 or num_res_blocks < 1:
+        raise ValueError(
+            f"model.nf={nf}, model.ch_mult={tuple(ch_mult)} and "
+            f"model.num_res_blocks={num_res_blocks} must be at least 4, a tuple of positive "
+            "numbers and 1"
+        )
+
+
+def check_halvings(x: jax.Array, times: int, asked_by: str) -> None:
+    """Raises ValueError unless the images x: (B, H, W, C) can be halved that often."""
+    for size in x.shape[1:3]:
+        if size % 2**times:
+            raise ValueError(
+                f"data.image_size={size} cannot be halved {times} times, as {asked_by} asks; use "
+                f"a multiple of {2**times}"
+            )
