@@ -17,7 +17,17 @@ import grain
 import ml_collections
 import numpy as np
 
-from data_sources import cifar10, digits, images, mnist
+from data_sources import (
+    array_records,
+    cifar10,
+    digits,
+    hdf5,
+    images,
+    mnist,
+    npz,
+    tfds_source,
+    tfrecords,
+)
 from utils import parallel
 from utils.arrays import lookup
 
@@ -54,10 +64,8 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
         another size than the config says.
     """
     data = config.data
-    load = lookup(
-        DATASETS, data.dataset.lower(), "dataset (data.dataset)"
-    )  # score_sde writes CIFAR10
-    source = load(data.dir, split, data.image_size, data.num_channels)
+    name = data.dataset.lower()  # score_sde writes CIFAR10
+    source = lookup(DATASETS, name, "dataset (data.dataset)")(data, split)
     height, width, channels = source[0]["image"].shape
     if (height, width) != (data.image_size, data.image_size):
         raise ValueError(
@@ -224,11 +232,28 @@ def _get_order(size: int, seed: int | None) -> grain.MapDataset:
     return order
 
 
+def _shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
+    return data.image_size, data.num_channels
+
+
+# name -> function of `config.data` and the split that returns the source
 DATASETS = {
-    "mnist": lambda dir, split, size, channels: mnist.load(dir, split),
-    "fashion_mnist": lambda dir, split, size, channels: mnist.load_fashion(dir, split),
-    "digits": lambda dir, split, size, channels: digits.load(split),
-    "cifar10": lambda dir, split, size, channels: cifar10.load(dir, split),
-    "image_folder": images.load,
-    "afhq": images.load_afhq,
+    "mnist": lambda data, split: mnist.load(data.dir, split),
+    "fashion_mnist": lambda data, split: mnist.load_fashion(data.dir, split),
+    "digits": lambda data, split: digits.load(split),
+    "cifar10": lambda data, split: cifar10.load(data.dir, split, data.image_size),
+    "svhn": lambda data, split: tfds_source.load("svhn", data.dir, split, data.image_size),
+    "celeba": lambda data, split: tfds_source.load("celeba", data.dir, split, data.image_size),
+    "lsun": lambda data, split: tfds_source.load(
+        "lsun", data.dir, split, data.image_size, data.category
+    ),
+    "image_folder": lambda data, split: images.load(data.dir, split, *_shape(data)),
+    "afhq": lambda data, split: images.load_afhq(data.dir, split, *_shape(data)),
+    "retinal_oct": lambda data, split: images.load_oct(data.dir, split, *_shape(data)),
+    "array_record": lambda data, split: array_records.load(data.dir, split),
+    "npz": lambda data, split: npz.load(data.dir, split),
+    "hdf5": lambda data, split: hdf5.load(data.dir, split),
+    "tfrecord": lambda data, split: tfrecords.load(data.dir, split, data.image_size),
+    "ffhq": lambda data, split: tfrecords.load_ffhq(data.dir, split, data.image_size),
+    "celebahq": lambda data, split: tfrecords.load_celebahq(data.dir, split, data.image_size),
 }

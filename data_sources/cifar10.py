@@ -1,13 +1,16 @@
-"""CIFAR-10 in its "binary version": 32x32 colour images, 10 classes, 50,000 and 10,000.
+"""CIFAR-10: 32x32 colour images, 10 classes, 50,000 and 10,000.
 
-A file is 10,000 records of 3,073 bytes: the label, then the red, green and blue plane, row by row.
+It is read as TFDS prepares it, or in its "binary version": files of 10,000 records of 3,073 bytes,
+the label and then the red, green and blue plane, row by row.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from data_sources import resizing, tfds_source
 from data_sources.arrays import ArraySource, check_split
+from data_sources.tfds_source import TfdsSource
 
 FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
@@ -17,17 +20,37 @@ RECORDS = 10_000  # a file
 RECORD_BYTES = 1 + 3 * 32 * 32
 
 
-def load(dir: str, split: str) -> ArraySource:
-    """Returns CIFAR-10 from the .bin files in `dir`; "" stands for data/cifar-10-batches-bin.
+class ScaledArrays(ArraySource):
+    """Images held in memory, each scaled to a size when asked for."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int):
+        """Takes images and labels as `ArraySource`, and the height and width of the examples."""
+        super().__init__(images, labels)
+        self.image_size = image_size
+
+    def __getitem__(self, i: int) -> dict:
+        """Returns example i: {"image": uint8 (image_size, image_size, C), "label": int32}."""
+        example = super().__getitem__(i)
+        return example | {"image": resizing.resize_square(example["image"], self.image_size)}
+
+
+def load(dir: str, split: str, image_size: int = 32) -> ScaledArrays | TfdsSource:
+    """Returns CIFAR-10 from `dir`, the folder of the .bin files or TFDS's data_dir.
+
+    Where `dir` is "" and the .bin files are not in data/cifar-10-batches-bin, TFDS's own default is
+    tried too. Every image is scaled to `image_size` pixels.
 
     Raises:
       ValueError: if a file is missing, has a wrong size or holds another label than 0 ... 9.
     """
     check_split(split)
     folder = Path(dir or "data/cifar-10-batches-bin")
-    records = np.concatenate([_read_records(folder / name) for name in FILES[split]])
+    paths = [folder / name for name in FILES[split]]
+    if not paths[0].is_file() and tfds_source.holds("cifar10", dir):
+        return tfds_source.load("cifar10", dir, split, image_size)
+    records = np.concatenate([_read_records(path) for path in paths])
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return ArraySource(np.ascontiguousarray(images), records[:, 0])
+    return ScaledArrays(np.ascontiguousarray(images), records[:, 0], image_size)
 
 
 def _read_records(path: Path) -> np.ndarray:
@@ -36,7 +59,7 @@ def _read_records(path: Path) -> np.ndarray:
         raise ValueError(
             f"CIFAR-10 is not in '{path.parent}': {path.name} is missing; get the binary version "
             "(cifar-10-binary.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html and unpack "
-            "it there, or say where its files are with --config.data.dir=DIR"
+            "it there, or say where it or TFDS's data_dir is with --config.data.dir=DIR"
         )
     data = np.fromfile(path, np.uint8)
     if data.size != RECORDS * RECORD_BYTES:

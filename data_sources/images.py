@@ -1,27 +1,29 @@
-"""Folders of images, one subfolder a class, as AFHQ is laid out.
+"""Images in a folder or a zip, in one of the layouts of `data_sources.layouts`.
 
-    DIR/train/cat/*.png   DIR/train/dog/*.png   ...   DIR/test/cat/*.png   ...
-
-Labels count the class names of all splits in alphabetical order. A split folder may also hold its
-images directly: all of them have label 0 then. The test split may be called `val`. Files of other
-kinds than those of `SUFFIXES` and hidden files are passed over.
+All images have one size, which is that of the examples or larger: the middle square is cut out and
+scaled. What stands out (another size, too few pixels, grey among colour) is an error that names the
+file, found before anything else starts; `python -m tools.prepare_dataset` brings all to one size.
 """
 
+import io
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from data_sources.arrays import check_split
+from data_sources.files import Files, open_files
+from data_sources.layouts import list_examples
+from data_sources.resizing import crop_resize
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FOLDERS = {"train": ("train",), "test": ("test", "val")}  # of each split, the first that exists
 MODES = {1: "L", 3: "RGB"}  # PIL's name of an image with this many channels
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-TAIL = 64  # bytes read from the end of a file
+GREY = ("1", "L", "LA")
 
 # For each format: whether the first 8 and the last bytes of a file of this size look whole.
 WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
@@ -32,34 +34,59 @@ WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
 }
 
 
-class ImageFolder:
+class Header(NamedTuple):
+    """What the beginning of an image file says."""
+
+    mode: str  # PIL's
+    width: int  # pixels
+    height: int
+
+
+class ImageFiles:
     """The images of one split, decoded when asked for, their classes taking turns."""
 
-    def __init__(self, dir: str, split: str, image_size: int, num_channels: int, missing: str = ""):
-        """Lists the files of a split and checks that each is a whole image.
+    def __init__(
+        self,
+        dir: str,
+        split: str,
+        image_size: int,
+        num_channels: int,
+        missing: str = "",
+        any_size: bool = False,
+    ):
+        """Lists the files of a split and checks that each is a whole image and like the others.
 
         Args:
-          dir: folder that holds the split folders.
+          dir: a folder or a .zip file.
           split: "train" or "test".
-          image_size: height and width of the examples in pixels: the short side of an image is
-            scaled to it and the middle cut out.
-          num_channels: 3 for RGB, 1 for grey.
+          image_size: height and width of the examples in pixels.
+          num_channels: 3 for RGB, 1 for grey, into which colours are turned.
           missing: ends the message of a missing folder: where to get the data.
+          any_size: whether images of different sizes are as they should be.
 
         Raises:
-          ValueError: if the folder, the split or its images are missing, or for a file that is not
-            a whole image.
+          ValueError: if the folder, the split or its images are missing, or naming the first file
+            that is not a whole image, is smaller than `image_size` or stands out.
         """
         check_split(split)
         if num_channels not in MODES:
             raise ValueError(f"data.num_channels={num_channels} is not possible; set 1 or 3")
         self.image_size = image_size
         self.mode = MODES[num_channels]
-        root = _find_split(Path(dir), split, missing)
-        self.classes, self.examples = _list_examples(root, _class_names(Path(dir)))
+        missing = missing or (
+            f"put the images into '{dir}/{split}/CLASS/', or set --config.data.dir=DIR to the "
+            "folder (or zip) that holds train and test"
+        )
+        if not Path(dir).exists():
+            kind = "zip" if dir.endswith(".zip") else "image folder"
+            raise ValueError(f"the {kind} '{dir}' does not exist; {missing}")
+        self.files = open_files(Path(dir))
+        self.classes, self.examples = list_examples(self.files, split, missing)
+        paths = [path for path, _ in self.examples]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(check_image, [path for path, _ in self.examples]):
-                pass
+            headers = list(pool.map(lambda path: check_image(self.files, path), paths))
+        named = dict(zip(map(self.files.name, paths), headers, strict=True))
+        _check_alike(named, image_size, num_channels, any_size)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -71,139 +98,138 @@ class ImageFolder:
           ValueError: naming the file, if it cannot be decoded.
         """
         path, label = self.examples[i]
-        image = decode_image(path, self.image_size, self.mode)
-        return {"image": image, "label": np.int32(label)}
+        image = decode_image(self.files, path, self.mode, self.image_size)
+        return {"image": crop_resize(image, self.image_size), "label": np.int32(label)}
 
 
-def load(dir: str, split: str, image_size: int, num_channels: int) -> ImageFolder:
-    """Returns a split of a folder of one's own images.
+def load(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles:
+    """Returns a split of a folder or zip of one's own images.
 
     Raises:
-      ValueError: without a folder, and as `ImageFolder`.
+      ValueError: without a folder, and as `ImageFiles`.
     """
     if not dir:
         raise ValueError(
-            "data.dir='' names no image folder; set --config.data.dir=DIR to the folder that "
-            "holds train/CLASS/*.png and test/CLASS/*.png"
+            "data.dir='' names no image folder; set --config.data.dir=DIR to the folder (or zip) "
+            "that holds train/CLASS/*.png and test/CLASS/*.png"
         )
-    return ImageFolder(dir, split, image_size, num_channels)
+    return ImageFiles(dir, split, image_size, num_channels)
 
 
-def load_afhq(dir: str, split: str, image_size: int, num_channels: int) -> ImageFolder:
+def load_afhq(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles:
     """Returns AFHQ (512x512 animal faces: cat 0, dog 1, wild 2) from `dir`; "" is data/afhq.
 
     Raises:
-      ValueError: as `ImageFolder`.
+      ValueError: as `ImageFiles`.
     """
     missing = (
         "get AFHQ v2 or v1 (512x512) from https://github.com/clovaai/stargan-v2 and put its "
         "folders train and test there, or say where they are with --config.data.dir=DIR"
     )
-    return ImageFolder(dir or "data/afhq", split, image_size, num_channels, missing)
+    return ImageFiles(dir or "data/afhq", split, image_size, num_channels, missing)
 
 
-def check_image(path: Path) -> None:
+def load_oct(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles:
+    """Returns retinal OCT scans (CNV 0, DME 1, DRUSEN 2, NORMAL 3); "" is data/retinal_oct.
+
+    They are grey and of many sizes: the middle square of each is scaled.
+
+    Raises:
+      ValueError: as `ImageFiles`.
+    """
+    missing = (
+        "get the OCT scans of Kermany et al. (OCT2017) from https://data.mendeley.com/datasets/"
+        "rscbjbr9sj and put their folders train and test, with CNV, DME, DRUSEN and NORMAL in "
+        "each, there, or say where they are with --config.data.dir=DIR"
+    )
+    dir = dir or "data/retinal_oct"
+    return ImageFiles(dir, split, image_size, num_channels, missing, any_size=True)
+
+
+def check_image(files: Files, path: str) -> Header:
     """Checks the header and the end of an image file, and decodes it only if those look wrong.
+
+    Of a file that is packed in a zip only the header is looked at: the rest has to be unpacked.
 
     Raises:
       ValueError: naming the file, if it is no image, has more than 8 bits a channel or is cut off.
     """
     try:
-        with path.open("rb") as file, Image.open(file) as image:
-            mode = image.mode
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            tail = file.read()
+        with files.open(path) as file:
+            head = file.read(8)
             file.seek(0)
-            whole = image.format in WHOLE and WHOLE[image.format](file.read(8), tail, size)
-        if not whole:  # some programs write more behind the end: only decoding tells
-            with Image.open(path) as image:
-                image.load()
+            with Image.open(file) as image:
+                header = Header(image.mode, *image.size)
+                tail, whole = files.tail(path), WHOLE.get(image.format)
+                # Some programs write more behind the end: only decoding tells.
+                if tail is not None and not (whole and whole(head, tail, files.size(path))):
+                    image.load()
     except Exception as error:  # PIL raises a dozen kinds, some of them not documented
-        raise ValueError(_damaged(path, error)) from error
-    if mode not in EIGHT_BIT:
-        raise ValueError(f"{path} has pixels of kind {mode!r}; convert it to 8 bits a channel")
+        raise _damaged(files, path, error) from error
+    if header.mode not in EIGHT_BIT:
+        raise ValueError(
+            f"{files.name(path)} has pixels of kind {header.mode!r}; convert it to 8 bits a channel"
+        )
+    return header
 
 
-def decode_image(path: Path, image_size: int, mode: str) -> np.ndarray:
-    """Returns the middle of an image, scaled: uint8 (image_size, image_size, C).
+def decode_image(files: Files, path: str, mode: str, image_size: int) -> np.ndarray:
+    """Returns an image: uint8 (H, W, C), at least `image_size` pixels high and wide if it can be.
 
     Raises:
       ValueError: naming the file, if it cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with files.open(path) as file:
+            data = io.BytesIO(file.read())
+        with Image.open(data) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. Twice the wanted size is left
-            # for the better filter below.
+            # for the better filter that follows.
             image.draft(mode, (2 * image_size, 2 * image_size))
             image = ImageOps.exif_transpose(image).convert(mode)
     except Exception as error:  # PIL raises a dozen kinds, some of them not documented
-        raise ValueError(_damaged(path, error)) from error
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box)
-    return np.asarray(image).reshape(image_size, image_size, -1)
+        raise _damaged(files, path, error) from error
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _damaged(files: Files, path: str, error: Exception) -> ValueError:
     # PIL's text for something that is no image names the file object, not the trouble.
     unknown = isinstance(error, Image.UnidentifiedImageError)
     why = "not an image" if unknown else str(error) or type(error).__name__
-    return f"{path} cannot be decoded ({why}); replace or remove it"
+    return ValueError(f"{files.name(path)} cannot be decoded ({why}); replace or remove it")
 
 
-def _find_split(dir: Path, split: str, missing: str) -> Path:
-    """Returns the folder of a split."""
-    for name in FOLDERS[split]:
-        if (dir / name).is_dir():
-            return dir / name
-    what = f"the image folder '{dir}' does not exist"
-    if dir.is_dir():
-        what = f"the image folder '{dir}' has no folder {' or '.join(FOLDERS[split])}"
-    missing = missing or (
-        f"put the images into '{dir}/{split}/CLASS/', or set --config.data.dir=DIR to the folder "
-        "that holds train and test"
-    )
-    raise ValueError(f"{what}; {missing}")
-
-
-def _class_names(dir: Path) -> list[str]:
-    """Returns the class folders of all splits, so that a class has one label in each of them."""
-    splits = [dir / name for names in FOLDERS.values() for name in names]
-    return sorted({c.name for s in splits if s.is_dir() for c in _visible(s) if c.is_dir()})
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
-
-
-def _list_examples(root: Path, classes: list[str]) -> tuple[list[str], list[tuple[Path, int]]]:
-    """Returns the class names and the (file, label) of a split folder."""
-    folders = {root / name: label for label, name in enumerate(classes) if (root / name).is_dir()}
-    direct = _images(root)
-    if direct and folders:
+def _check_alike(
+    headers: dict[str, Header], image_size: int, num_channels: int, any_size: bool
+) -> None:
+    """Raises ValueError, naming the first image that is grey, of another size or too small."""
+    grey = [name for name, header in headers.items() if header.mode in GREY]
+    if grey and num_channels == 3:
         raise ValueError(
-            f"'{root}' holds both images ({direct[0].name}) and class folders "
-            f"({next(iter(folders)).name}); move its images into class folders"
+            f"{_all(grey)} greyscale where data.num_channels=3 asks for colour; convert it to RGB "
+            "or remove it, or set --config.data.num_channels=1"
         )
-    if direct:
-        classes, folders = [""], {root: 0}
-    found = []
-    for folder, label in folders.items():
-        paths = _images(folder)
-        if not paths:
-            raise ValueError(
-                f"'{folder}' holds no image; put {', '.join(SUFFIXES)} files there or remove it"
-            )
-        found += [(turn, label, path) for turn, path in enumerate(paths)]
-    if not found:
+    sizes = {name: tuple(sorted((h.width, h.height))) for name, h in headers.items()}
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    odd = [name for name, size in sizes.items() if size != usual]
+    if odd and not any_size:
         raise ValueError(
-            f"'{root}' holds no image; put class folders with {', '.join(SUFFIXES)} files there"
+            f"{_all(odd)} of another size ({_size(headers[odd[0]])} pixels) than most "
+            f"({usual[1]}x{usual[0]}); bring all to one size with 'python -m "
+            "tools.prepare_dataset' or remove it"
         )
-    # In turns, so that a batch in order has all classes and not the first one alone.
-    return classes, [(path, label) for _, label, path in sorted(found)]
+    small = [name for name, size in sizes.items() if size[0] < image_size]
+    if small:
+        raise ValueError(
+            f"{_all(small)} too small ({_size(headers[small[0]])} pixels) for "
+            f"data.image_size={image_size}; set a smaller --config.data.image_size or remove it"
+        )
+
+
+def _all(names: list[str]) -> str:
+    others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{names[0]}{others} is"
+
+
+def _size(header: Header) -> str:
+    return f"{header.width}x{header.height}"

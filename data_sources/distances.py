@@ -1,0 +1,154 @@
+"""The largest distance between two images of a data set, which VE models start their noise from.
+
+Pixels are whole numbers, so that the squared distance of two images is one too, and it is computed
+without rounding: the products of pixels, shifted to -128 ... 127, are summed over 1,024 pixels in
+float32, where every partial sum is a whole number of at most 2^24, and those sums in int64.
+
+Pairs are compared in blocks. With radii r_i = |x_i - c| around any point c, no pair is farther
+apart than r_i + r_j; so, taken in the order of falling radii, the blocks that cannot hold the
+farthest pair any more come last and are never compared.
+
+Source: technique 1 of Song & Ermon (2020), "Improved Techniques for Training Score-Based Generative
+Models", arXiv:2006.09011.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CHUNK = 1024  # pixels whose products add up to at most 1024 * 2^14 = 2^24
+BLOCK_BYTES = 2**27  # of pixels in a block
+MAX_BLOCK = 2048  # images in a block
+HELD_BYTES = 2**32  # of pixels that are kept in memory; more are read again for every block
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, what for
+
+
+class Farthest(NamedTuple):
+    """The two images that are farthest apart."""
+
+    distance: float  # with pixels in [0, 1]
+    pair: tuple[int, int]  # numbers in the source
+    images: int  # how many were compared
+    held: bool  # whether all pixels were in memory
+    compared: float  # share of the pairs of blocks that had to be compared
+
+
+def farthest_pair(
+    source: Any,
+    max_images: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda items, total, what: items,
+) -> Farthest:
+    """Returns the largest Euclidean distance between two images.
+
+    Memory: a few blocks of pixels and of distances, at most 1 GiB in all, and the pixels of all
+    images, one byte each, if those are at most 4 GiB.
+
+    Args:
+      source: examples {"image": uint8 (H, W, C)}, all of one shape.
+      max_images: how many examples to compare, drawn at random; None for all.
+      seed: of that draw.
+      progress: wraps the loops over blocks and over pairs of blocks.
+
+    Raises:
+      ValueError: for fewer than two images, or images of other types or of several shapes.
+    """
+    count = len(source) if max_images is None else min(max_images, len(source))
+    if count < 2:
+        raise ValueError(f"{count} images have no distance; compare at least two")
+    numbers = np.arange(len(source))
+    if count < len(source):
+        numbers = np.sort(np.random.default_rng(seed).choice(numbers, count, replace=False))
+    pixels = _Pixels(source, numbers)
+    size = max(1, min(BLOCK_BYTES // pixels.count, MAX_BLOCK, count))
+    radii = pixels.radii(size, progress)
+    order = np.argsort(-radii, kind="stable")
+    # The last block is filled up with images that it has already.
+    blocks = [np.resize(order[k : k + size], size) for k in range(0, len(order), size)]
+    pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
+    best, farthest, compared, loaded = -1, (0, 0), 0, {}
+    for i, j in progress(pairs, len(pairs), "pairs of blocks"):
+        if best >= 0 and radii[blocks[i][0]] + radii[blocks[j][0]] <= best**0.5:
+            continue
+        loaded = {k: loaded[k] if k in loaded else pixels.read(blocks[k]) for k in {i, j}}
+        with jax.enable_x64(True):
+            squared, a, b = (int(x) for x in _farthest(loaded[i], loaded[j]))
+        compared += 1
+        if squared > best:
+            best, farthest = squared, (blocks[i][a], blocks[j][b])
+    first, second = sorted(int(numbers[k]) for k in farthest)
+    share = compared / len(pairs)
+    return Farthest(best**0.5 / 255, (first, second), count, pixels.held is not None, share)
+
+
+class _Pixels:
+    """The images as rows of int8 pixels, shifted by 128 and padded to whole chunks with zeros."""
+
+    def __init__(self, source: Any, numbers: np.ndarray):
+        self._source = source
+        self._numbers = numbers
+        self._shape = source[int(numbers[0])]["image"].shape
+        self.count = CHUNK * -(-int(np.prod(self._shape)) // CHUNK)  # of a row
+        held = len(numbers) * self.count <= HELD_BYTES
+        self.held = np.zeros((len(numbers), self.count), np.int8) if held else None
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+
+    def radii(self, size: int, progress: Progress) -> np.ndarray:
+        """Returns distances to the mean of the first block of `size` images, float64 (N,)."""
+        radii, centre = np.zeros(len(self._numbers)), None
+        starts = range(0, len(radii), size)
+        for start in progress(starts, len(starts), "blocks"):
+            members = np.arange(start, min(start + size, len(radii)))
+            rows = np.stack(list(self._pool.map(self._decode, members)))
+            if self.held is not None:
+                self.held[members] = rows
+            centre = rows.mean(0, dtype=np.float64) if centre is None else centre
+            radii[members] = list(self._pool.map(_distance, rows, [centre] * len(rows)))
+        return radii
+
+    def read(self, members: np.ndarray) -> np.ndarray:
+        """Returns the rows of some images, int8 (n, count)."""
+        if self.held is not None:
+            return self.held[members]
+        return np.stack(list(self._pool.map(self._decode, members)))
+
+    def _decode(self, k: int) -> np.ndarray:
+        image = self._source[int(self._numbers[k])]["image"]
+        if image.dtype != np.uint8 or image.shape != self._shape:
+            raise ValueError(
+                f"image {self._numbers[k]} is {image.dtype} {image.shape}, image "
+                f"{self._numbers[0]} has the shape {self._shape}; give uint8 images of one shape"
+            )
+        row = np.zeros(self.count, np.int8)
+        row[: image.size] = image.ravel().view(np.int8) ^ np.int8(-128)  # x - 128
+        return row
+
+
+def _distance(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.linalg.norm(x - y))
+
+
+@jax.jit
+def _farthest(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the largest squared distance of a row of x and one of y, int8 (n, D), and the rows.
+
+    Needs 64-bit types switched on.
+    """
+
+    def add(sums: tuple, chunk: tuple) -> tuple[tuple, None]:
+        a, b = (c.astype(jnp.float32) for c in chunk)
+        terms = jnp.sum(a * a, 1), jnp.sum(b * b, 1), a @ b.T
+        return tuple(s + t.astype(jnp.int64) for s, t in zip(sums, terms, strict=True)), None
+
+    chunks = [a.reshape(a.shape[0], -1, CHUNK).swapaxes(0, 1) for a in (x, y)]
+    zeros = [jnp.zeros(shape, jnp.int64) for shape in ((len(x),), (len(y),), (len(x), len(y)))]
+    (xx, yy, xy), _ = jax.lax.scan(add, tuple(zeros), tuple(chunks))
+    squared = xx[:, None] + yy[None, :] - 2 * xy
+    i, j = jnp.unravel_index(jnp.argmax(squared), squared.shape)
+    return squared[i, j], i, j

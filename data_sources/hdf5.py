@@ -1,0 +1,77 @@
+"""HDF5 files of images, read one at a time: one file for both splits, or DIR/train.h5 and test.h5.
+
+`data_sources.arrays.KEYS` lists the names that data sets may have. A file whose names say no split
+serves both. Images that are stored one a chunk, or not in chunks, are read fastest; HDF5 lets one
+thread read at a time.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data_sources.arrays import check_images, find_arrays, find_file, read_labels
+
+
+class HDF5Source:
+    """Images that stay in their file, with labels in memory."""
+
+    def __init__(self, path: Path, split: str):
+        """Opens the images, uint8 (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
+
+        Raises:
+          ValueError: naming the file, if it is damaged or holds something else.
+        """
+        self.path = path
+        try:
+            file = h5py.File(path, "r", locking="best-effort")  # some disks know no locks
+            names = _dataset_names(file)
+        except Exception as error:  # OSError, RuntimeError and KeyError are all seen
+            raise self._damaged(error) from error
+        image_key, label_key = find_arrays(path, names, split)
+        self.images = file[image_key]
+        try:
+            labels = read_labels(lambda name: file[name][()], label_key, self.images.shape)
+        except Exception as error:  # as above
+            raise self._damaged(error) from error
+        try:
+            check_images(self.images.dtype, self.images.shape, labels)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        self.labels = labels.astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict:
+        """Returns example i: {"image": uint8 (H, W, C), "label": int32}.
+
+        Raises:
+          ValueError: naming the file, if that part of it is damaged.
+        """
+        try:
+            image = self.images[i]
+        except OSError as error:
+            raise self._damaged(error, f"image {i} of ") from error
+        image = image[..., None] if image.ndim == 2 else image
+        return {"image": image, "label": self.labels[i]}
+
+    def _damaged(self, error: Exception, part: str = "") -> ValueError:
+        return ValueError(
+            f"{part}{self.path} cannot be read as HDF5 ({error}); write or fetch the file again"
+        )
+
+
+def load(dir: str, split: str) -> HDF5Source:
+    """Returns a split of the file `dir`, or of the files in the folder `dir`.
+
+    Raises:
+      ValueError: if there is no such file, and as `HDF5Source`.
+    """
+    return HDF5Source(find_file(dir, split, (".h5", ".hdf5")), split)
+
+
+def _dataset_names(file: h5py.File) -> list[str]:
+    names = []
+    file.visititems(lambda name, x: names.append(name) if isinstance(x, h5py.Dataset) else None)
+    return names

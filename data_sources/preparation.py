@@ -1,0 +1,294 @@
+"""Preparing images: a folder, zip or tfrecord file becomes array_record files of one size.
+
+Every image is decoded in full, cropped, scaled and stored as PNG (exact) or JPEG. The work is
+spread over processes, because PIL holds Python's lock while it encodes; each opens the source
+itself, and one of them writes.
+"""
+
+import functools
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data_sources import array_records, resizing, tfrecords
+from data_sources.arrays import SPLITS
+from data_sources.files import open_files
+from data_sources.images import MODES, check_image, decode_image
+from data_sources.layouts import list_examples
+
+FULL_SIZE = 2**16  # pixels: more than a JPEG can have, which is then decoded in full
+SKIPPED = "skipped.txt"  # what was left out, one message a line
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, split -> items
+
+
+class Settings(NamedTuple):
+    """How images are prepared."""
+
+    size: int  # pixels, height and width
+    channels: int = 3  # 3: RGB, 1: grey, into which colours are turned
+    crop: str = "center"  # a row of CROPS
+    format: str = "png"  # a row of FORMATS
+    quality: int = 95  # of JPEG, 1 ... 100; its colours keep their resolution
+    splits: tuple[str, ...] = SPLITS
+
+
+class Pictures(NamedTuple):
+    """The images of one split as they come, of any size."""
+
+    names: list[str]
+    read: Callable[[int], tuple[np.ndarray, int]]  # number -> uint8 (H, W, C), label
+    classes: list[str]
+
+
+def prepare(
+    source: str,
+    dest: str,
+    settings: Settings,
+    workers: int = 0,
+    skip_corrupt: bool = False,
+    progress: Progress = lambda items, total, split: items,
+) -> dict[str, Any]:
+    """Writes the images of `source` as a folder `dest` for `array_records.load`.
+
+    The folder appears when it is complete. Where `source` has no splits its images are stored once,
+    and serve as both.
+
+    Args:
+      source: a folder, a .zip or a .tfrecords file; see `layouts` and `tfrecords`.
+      dest: the folder to write, which must not exist.
+      settings: size, format and so on.
+      workers: processes; 0: one a CPU core.
+      skip_corrupt: whether images that cannot be used are left out, and listed in `skipped.txt`,
+        instead of being an error.
+      progress: wraps the loop over the images of a split.
+
+    Returns:
+      What `info.json` says.
+
+    Raises:
+      ValueError: for impossible settings, if `dest` exists, and for the first image that cannot be
+        used: damaged, smaller than `size`, or what `crop` cannot handle.
+    """
+    _check(settings, source, Path(dest), workers)
+    pictures = {split: _open(Path(source), split, settings.channels) for split in settings.splits}
+    final = Path(os.path.abspath(dest))
+    folder = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    folder.mkdir(parents=True)
+    splits, skipped = {}, []
+    try:
+        workers = workers or os.cpu_count() or 1
+        window = 4 * workers  # images are large: what is ready must not pile up
+        with _pool(workers) as pool:
+            for split, (names, _, _) in pictures.items():
+                same = [s for s in splits if pictures[s].names == names]
+                if same:
+                    splits[split] = splits[same[0]]
+                    continue
+                encode = functools.partial(_encode, Path(source), split, settings)
+                futures = _in_order(pool, encode, len(names), window)
+                futures = progress(futures, len(names), split)
+                splits[split] = _write(folder, split, futures, skipped if skip_corrupt else None)
+        if skipped:
+            (folder / SKIPPED).write_text("\n".join(skipped) + "\n")
+        info = _describe(source, settings, pictures, splits, len(skipped))
+        array_records.write_info(folder, info)
+        os.rename(folder, final)
+    except BrokenExecutor as error:
+        raise ValueError(
+            "a worker was killed, perhaps for lack of memory; give fewer --workers"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return info
+
+
+def _check(settings: Settings, source: str, dest: Path, workers: int) -> None:
+    """Raises ValueError for what cannot work, before anything is read or written."""
+    if settings.size < 1:
+        raise ValueError(f"--size {settings.size} is not possible; give 1 or more pixels")
+    if settings.channels not in MODES:
+        raise ValueError(f"--channels {settings.channels} is not possible; give 1 or 3")
+    if not 1 <= settings.quality <= 100:
+        raise ValueError(f"--quality {settings.quality} is not possible; give 1 to 100")
+    if workers < 0:
+        raise ValueError(f"--workers {workers} is not possible; give 1 or more, or 0 for all cores")
+    if not Path(source).exists():
+        raise ValueError(f"'{source}' does not exist; give a folder, a .zip or a .tfrecords file")
+    if os.path.lexists(dest):
+        raise ValueError(f"'{dest}' exists already; remove it or give another folder to write")
+
+
+def _open(source: Path, split: str, channels: int) -> Pictures:
+    """Returns the images of a split; raises ValueError if the source or the split is not there."""
+    if source.suffix in tfrecords.SUFFIXES:
+        records = tfrecords.TFRecordSource(source)
+        found = records.shape[0]
+        if found != channels:
+            raise ValueError(
+                f"the images of {source} have {found} channels; use --channels {found}"
+            )
+        names = [f"{source} record {i}" for i in range(len(records))]
+        return Pictures(names, lambda i: (records[i]["image"], 0), [""])
+    files = open_files(source)
+    missing = "add it, or prepare only the other one with --splits"
+    classes, examples = list_examples(files, split, missing)
+
+    def read(i: int) -> tuple[np.ndarray, int]:
+        path, label = examples[i]
+        check_image(files, path)
+        return decode_image(files, path, MODES[channels], FULL_SIZE), label
+
+    return Pictures([files.name(path) for path, _ in examples], read, classes)
+
+
+_open_once = functools.lru_cache(len(SPLITS))(_open)  # in every worker
+
+
+def _encode(source: Path, split: str, settings: Settings, i: int) -> tuple[bytes, int]:
+    """Returns the file of the prepared image number i of a split, and its label.
+
+    Raises:
+      ValueError: naming the image, if it cannot be used.
+    """
+    pictures = _open_once(source, split, settings.channels)
+    name = pictures.names[i]
+    image, label = pictures.read(i)
+    height, width = image.shape[:2]
+    if min(height, width) < settings.size:
+        raise ValueError(
+            f"{name} is too small ({width}x{height} pixels) for --size {settings.size}; give a "
+            "smaller one, or replace or remove the image"
+        )
+    try:
+        image = CROPS[settings.crop](image, settings.size)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    file = io.BytesIO()
+    image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    image.save(file, **FORMATS[settings.format](settings.quality))
+    return file.getvalue(), label
+
+
+def _pool(workers: int) -> Executor:
+    """Returns an executor of so many processes, or of one thread."""
+    _open_once.cache_clear()
+    if workers == 1:
+        return ThreadPoolExecutor(1)
+    # Not forked: what a process that computes holds, locks above all, is better left behind.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the first process, and ends with it, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _in_order(
+    pool: Executor, function: Callable[[int], Any], count: int, window: int
+) -> Iterator[Future]:
+    """Yields the calls for 0, 1, ..., count - 1, of which at most `window` are under way."""
+    pending: deque[Future] = deque()
+    try:
+        for i in range(count):
+            pending.append(pool.submit(function, i))
+            if len(pending) == window:
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _write(
+    folder: Path, split: str, futures: Iterable[Future], skipped: list[str] | None
+) -> list[dict[str, Any]]:
+    """Writes the examples of a split and returns its files.
+
+    Args:
+      folder: where to.
+      split: its name.
+      futures: of the images' files and labels.
+      skipped: takes the messages of images that cannot be used; None: they are errors.
+    """
+    writer = array_records.Writer(folder, split)
+    try:
+        for future in futures:
+            try:
+                writer.write(*future.result())
+            except ValueError as error:
+                if skipped is None:
+                    raise ValueError(
+                        f"{error}; --skip-corrupt leaves out all of its kind"
+                    ) from error
+                skipped.append(str(error))
+    finally:
+        writer.close()
+    if not writer.shards:
+        raise ValueError(f"no image of the {split} split can be used, the first: {skipped[0]}")
+    return writer.shards
+
+
+def _describe(
+    source: str,
+    settings: Settings,
+    pictures: dict[str, Pictures],
+    splits: dict[str, list[dict[str, Any]]],
+    skipped: int,
+) -> dict[str, Any]:
+    settings = settings._asdict()
+    settings.pop("splits")
+    counts = {split: sum(shard["examples"] for shard in splits[split]) for split in splits}
+    classes = next(iter(pictures.values())).classes
+    return settings | {
+        "source": os.path.abspath(source),
+        "classes": classes,
+        "examples": counts,
+        "skipped": skipped,
+        "splits": splits,
+    }
+
+
+def _scale_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns image: uint8 (H, W, C) scaled to uint8 (size, size, C); raises if it is no square."""
+    height, width = image.shape[:2]
+    if height != width:
+        raise ValueError(f"{width}x{height} pixels are no square; cut one out with --crop center")
+    return resizing.crop_resize(image, size)
+
+
+CROPS = {
+    "center": resizing.crop_resize,  # the middle square
+    "none": _scale_square,  # everything else is an error
+    "celeba": resizing.resize_celeba,
+    "lsun": resizing.resize_lsun,
+}
+FORMATS = {  # quality -> options of PIL
+    "png": lambda quality: {"format": "PNG"},
+    "jpeg": lambda quality: {"format": "JPEG", "quality": quality, "subsampling": 0},
+}

@@ -1,0 +1,174 @@
+"""Data sets that TensorFlow Datasets (TFDS) has prepared as array_record files.
+
+    DIR/cifar10/3.0.2/...   DIR/lsun/bedroom/3.1.0/...
+
+Such files are read in any order and without TensorFlow, which TFDS's other format, tfrecord, needs.
+Images are decoded when asked for, cropped and scaled as score_sde does for the data set. Its test
+split is the one that score_sde evaluates on: TFDS's "validation" of CelebA and LSUN.
+"""
+
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data_sources import resizing
+from data_sources.arrays import check_split
+
+
+class Published(NamedTuple):
+    """What TFDS calls a data set, and how score_sde uses it."""
+
+    title: str
+    name: str  # with {size} or {category} where there are several variants
+    test: str = "test"  # what TFDS calls the split to evaluate on
+    resize: Callable[[np.ndarray, int], np.ndarray] | None = None  # None: as it is stored
+    needs_tensorflow: bool = False  # to prepare it, not to read it
+
+
+PUBLISHED = {
+    "mnist": Published("MNIST", "mnist"),
+    "fashion_mnist": Published("Fashion-MNIST", "fashion_mnist"),
+    "cifar10": Published("CIFAR-10", "cifar10", resize=resizing.resize_square),
+    "svhn": Published("SVHN", "svhn_cropped", resize=resizing.resize_square),
+    "celeba": Published("CelebA", "celeb_a", "validation", resizing.resize_celeba),
+    # It has one split, which score_sde evaluates on too.
+    "celebahq": Published("CelebA-HQ", "celeb_a_hq/{size}", "train", needs_tensorflow=True),
+    "lsun": Published("LSUN", "lsun/{category}", "validation", resizing.resize_lsun, True),
+}
+
+
+class TfdsSource:
+    """One split of a data set, decoded when asked for; several threads may read at once."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        resize: Callable[[np.ndarray], np.ndarray],
+        prepare: str = "prepare it again",
+    ):
+        """Opens a data set.
+
+        Args:
+          folder: of one version: it holds `dataset_info.json`.
+          split: as TFDS calls it.
+          resize: of an image, uint8 (H, W, C).
+          prepare: ends the message about files in another format.
+
+        Raises:
+          ValueError: if the split or one of its files is missing, or the files are no array_record.
+        """
+        import tensorflow_datasets as tfds  # a second to import, so only where it is used
+
+        self.folder = folder
+        self.resize = resize
+        builder = tfds.builder_from_directory(os.fspath(folder))
+        splits = builder.info.splits
+        if split not in splits:
+            raise ValueError(
+                f"'{folder}' has no split {split!r}, only {', '.join(splits)}; prepare all of it"
+            )
+        undecoded = {"image": tfds.decode.SkipDecoding()}
+        try:
+            self._records = builder.as_data_source(split, decoders=undecoded)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"'{folder}' holds {builder.info.file_format.value} files, which take TensorFlow "
+                f"to read; {prepare}"
+            ) from error
+        for path in splits[split].filepaths:
+            if not Path(path).is_file():
+                raise ValueError(f"{path} is missing; prepare the data set again")
+        self._mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> dict:
+        """Returns example i: {"image": uint8 (H, W, C), "label": int32}; 0 where there is no label.
+
+        Raises:
+          ValueError: naming the folder, if a file is damaged.
+        """
+        try:
+            record = self._records[i]
+            with Image.open(io.BytesIO(record["image"])) as image:
+                x = np.asarray(image.convert(self._mode))
+        except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
+            raise ValueError(
+                f"example {i} of '{self.folder}' cannot be read ({error}); prepare the data set "
+                "again"
+            ) from error
+        x = x[..., None] if x.ndim == 2 else x
+        return {"image": self.resize(x), "label": np.int32(record.get("label", 0))}
+
+
+def load(dataset: str, dir: str, split: str, image_size: int, category: str = "") -> TfdsSource:
+    """Returns a split of a row of `PUBLISHED`.
+
+    Args:
+      dataset: the name of the row.
+      dir: TFDS's data_dir; "" is $TFDS_DATA_DIR or else ~/tensorflow_datasets.
+      split: "train" or "test".
+      image_size: height and width of the examples in pixels.
+      category: of LSUN: bedroom, church_outdoor, ...
+
+    Raises:
+      ValueError: if the data set is not there, telling how to prepare it, and as `TfdsSource`.
+    """
+    check_split(split)
+    row = PUBLISHED[dataset]
+    if not category and "{category}" in row.name:
+        raise ValueError(
+            f"data.category='' names no part of {row.title}; set --config.data.category to "
+            "bedroom, church_outdoor or another one"
+        )
+    name = row.name.format(size=image_size, category=category)
+    root = _data_dir(dir)
+    folder = _find_version(root / name)
+    how = "prepare it as array_record files"
+    how += " (there TensorFlow has to be installed)" if row.needs_tensorflow else ""
+    if folder is None:
+        raise ValueError(
+            f"{row.title} is not in '{root / name}'; {how}: {_command(name, root)}, or say where "
+            "it is with --config.data.dir=DIR"
+        )
+    resize = row.resize or (lambda image, size: image)
+    return TfdsSource(
+        folder,
+        row.test if split == "test" else split,
+        lambda image: resize(image, image_size),
+        f"{how} in another folder: {_command(name, 'DIR')}, and set --config.data.dir=DIR",
+    )
+
+
+def holds(dataset: str, dir: str, image_size: int = 0) -> bool:
+    """Whether a row of `PUBLISHED` without categories is in `dir`, with "" as in `load`."""
+    name = PUBLISHED[dataset].name.format(size=image_size)
+    return _find_version(_data_dir(dir) / name) is not None
+
+
+def _command(name: str, dir: str | os.PathLike) -> str:
+    # The program `tfds build` does the same, but does not start without TensorFlow.
+    return (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{dir}', file_format='array_record')"
+        '.download_and_prepare()"'
+    )
+
+
+def _data_dir(dir: str) -> Path:
+    return Path(dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def _find_version(folder: Path) -> Path | None:
+    """Returns the newest of the complete versions in the folder of a data set."""
+    found = [path.parent for path in folder.glob("*/dataset_info.json")]
+    versions = [p for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
+    return max(versions, key=lambda p: [int(n) for n in p.name.split(".")], default=None)

@@ -1,0 +1,100 @@
+"""The largest distance between two images of a data set: the sigma_max of a VE model.
+
+python -m tools.sigma_max --config configs/ve/mnist.py
+python -m tools.sigma_max FOLDER --size 64
+
+The first takes data set, resolution and range of the data from the config; single fields are set
+with --config.SECTION.FIELD=VALUE. The second takes a folder or .zip of images, brings their middle
+square to a size, and has the range [0, 1]. Random flips and dequantisation are left out. The result
+is exact, by comparing all pairs that can be the farthest, and needs memory for the pixels, a byte
+each, up to 4 GiB; what is larger is read again and again.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import tqdm
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base
+from data_sources import images
+from utils import command_line
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong with a command line, so that one place shows all errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    return tqdm.tqdm(items, total=total, unit=f" {what}")
+
+
+def run(argv: list[str]) -> None:
+    """Computes, and prints what was found."""
+    parser = _Parser(
+        "python -m tools.sigma_max",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", nargs="?", help="a folder or .zip of images")
+    parser.add_argument("--size", type=int, help="of the images in FOLDER, in pixels")
+    parser.add_argument("--channels", type=int, default=3, help="of the images in FOLDER: 3 or 1")
+    parser.add_argument("--config", help="the experiment, as in main.py")
+    parser.add_argument("--data-dir", help="where its data is: data.dir of the config")
+    parser.add_argument("--max-images", type=int, help="compare only so many, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw")
+    arguments, fields = parser.parse_known_args(argv[1:])
+    if (arguments.folder is None) == (arguments.config is None):
+        raise ValueError("give either --config CONFIG, or FOLDER and --size; see --help")
+    if arguments.config is not None:
+        source, width = _configured(arguments.config, arguments.data_dir, fields)
+    elif fields or arguments.data_dir or (arguments.size or 0) < 1:
+        raise ValueError("with FOLDER give --size, 1 or more pixels, and nothing of a config")
+    else:
+        source, width = (
+            images.load(arguments.folder, "train", arguments.size, arguments.channels),
+            1,
+        )
+    from data_sources import distances
+
+    found = distances.farthest_pair(source, arguments.max_images, arguments.seed, _progress)
+    distance = width * found.distance
+    print(
+        f"{distance:.4f} is the largest distance, between images {found.pair[0]} and "
+        f"{found.pair[1]} of {found.images} (of {len(source)} in the data set), with data in a "
+        f"range of width {width}; {found.compared:.0%} of the pairs of blocks were compared, all "
+        f"pixels {'held in memory' if found.held else 'read again for each block'}\n"
+        f"--config.model.sigma_max={distance:.4g}"
+    )
+
+
+def _configured(path: str, data_dir: str | None, fields: list[str]) -> tuple[Any, float]:
+    """Returns the training data of a config and the width of the model's range."""
+    config_flags.DEFINE_config_file("config")
+    command_line.parse(["", f"--config={path}", *fields], base.get_config())
+    import datasets  # after the flags: --help needs no JAX
+
+    config = flags.FLAGS.config
+    config.data.dir = config.data.dir if data_dir is None else data_dir
+    scaler = datasets.get_data_scaler(config)
+    return datasets.get_source(config), scaler(1.0) - scaler(0.0)
+
+
+def main() -> None:
+    """Runs; what a user can mend is told in one sentence, without a traceback."""
+    try:
+        run(sys.argv)
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
