@@ -1,6 +1,7 @@
 """What a config describes, built and checked before anything is compiled."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import sampling
 from models.utils import Parametrization, get_model, get_parametrization, get_score_fn, init_model
 from sde_lib import SDE, ScoreFn, get_sde
 from utils import parallel
+from utils.checkpoints import Checkpoints, check_config
 
 # field -> smallest and largest value, where nothing that is built checks it
 _RANGES = {
@@ -58,6 +60,26 @@ class Experiment:
         _, params, model_state = init_model(jax.random.key(self.config.seed), self.config)
         return losses.init_state(params, model_state, self.optimizer)
 
+    @functools.cached_property
+    def state_shapes(self) -> losses.State:
+        """Shapes and types of that state, which nothing computes."""
+        return jax.eval_shape(self.init_state)
+
+    def restore(self, checkpoints: Checkpoints, training: bool) -> tuple:
+        """Reads the newest checkpoint, or to evaluate the configured one without its optimizer.
+
+        Returns:
+          The state, the position in the data, the checkpoint's own config, its step.
+
+        Raises:
+          ValueError: if there is none, it is damaged or it is that of another config.
+        """
+        template, step = self.state_shapes, None
+        if not training:
+            template, step = template.replace(opt_state=()), self.config.eval.checkpoint or None
+        current = self.config.to_dict()
+        return checkpoints.restore(template, step, lambda c: check_config(c, current, training))
+
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
     """Builds an experiment, and with it checks the config before anything is compiled.
@@ -77,7 +99,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     sampling.get_sampling_fn(config, sde)
     _check_ranges(config)
     _check_counts(config)
-    jax.eval_shape(experiment.init_state)
+    experiment.state_shapes  # noqa: B018 (a network that cannot be built fails here)
     return experiment
 
 

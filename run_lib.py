@@ -241,7 +241,7 @@ def _restore_or_init(
     """
     if checkpoints.latest_step() is None:
         return jax.device_get(experiment.init_state())
-    state, data_state, changes = _restore(experiment, checkpoints, training=True)
+    state, data_state, saved, _ = experiment.restore(checkpoints, training=True)
     n = experiment.config.training.n_jitted_steps
     if int(state.step) % n:
         raise ValueError(
@@ -249,21 +249,9 @@ def _restore_or_init(
             "continue with a number that does, such as 1"
         )
     iterator.set_state(data_state["next_batch"])
-    for change in changes:
+    for change in check_config(saved, experiment.config.to_dict()):
         log.info("changed since the checkpoint: %s", change)
     return state
-
-
-def _restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -> tuple:
-    """State, data position and differences of configs, of the configured checkpoint."""
-    config = experiment.config
-    step = None if training else config.eval.checkpoint or None
-    template = jax.eval_shape(experiment.init_state)
-    if not training:
-        template = template.replace(opt_state=())
-    check = lambda saved: check_config(saved, config.to_dict(), training)  # noqa: E731
-    state, data_state, saved, _ = checkpoints.restore(template, step, check)
-    return state, data_state, check(saved)
 
 
 def _describe(config: ml_collections.ConfigDict, workdir: str, state: losses.State) -> None:
@@ -379,7 +367,7 @@ def evaluate(
         )
     with logging_errors(workdir):
         with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
-            state, _, _ = _restore(experiment, checkpoints, training=False)
+            state, *_ = experiment.restore(checkpoints, training=False)
         folder = os.path.join(workdir, eval_folder, f"step_{int(state.step)}")
         report: dict[str, Any] = {"step": int(state.step), "versions": versions()}
         for task in config.eval.tasks:
