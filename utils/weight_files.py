@@ -1,0 +1,158 @@
+"""Files of weights: their formats told apart by content; safetensors, msgpack, diffusers.
+
+This is about arrays and their names; what they mean is not known here. Files appear under their
+name when they are complete.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import flax.serialization
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from utils import torch_files
+
+Arrays = dict[str, np.ndarray]
+# format -> what it is called in messages
+FORMATS = {
+    "torch": "a .pth of score_sde_pytorch",
+    "flax": "a checkpoint_N of score_sde (msgpack)",
+    "diffusers": "a directory of diffusers",
+    "safetensors": "a .safetensors file",
+}
+_MAX_HEADER = 100_000_000  # bytes of JSON in a safetensors file, whose length comes before it
+_UNET = "diffusion_pytorch_model"  # name of the arrays of a model of diffusers, without suffix
+
+
+def detect(path: str | os.PathLike) -> str:
+    """Which of `FORMATS` a file or directory has, by what is in it.
+
+    Raises:
+      ValueError: if it is none of them, or not there.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        if os.path.exists(os.path.join(_model_folder(path), "config.json")):
+            return "diffusers"
+        raise ValueError(f"{path} has no config.json, so it is no directory of diffusers")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as e:
+        raise ValueError(f"cannot read {path}: {e.strerror}") from e
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER:
+        return "safetensors"
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return "torch"
+    if head[:1] in _MSGPACK_MAPS:
+        return "flax"
+    hints = {b"<": " (it is a web page)", b"v": " (it may be a Git LFS pointer)"}
+    raise ValueError(
+        f"{path} has none of the formats that can be read{hints.get(head[:1], '')}; "
+        f"give {', '.join(FORMATS.values())}"
+    )
+
+
+def read_msgpack(path: str | os.PathLike) -> dict[str, Any]:
+    """The nested dict in a file that `flax.serialization.to_bytes` made.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            tree = flax.serialization.msgpack_restore(file.read())
+    except (ValueError, TypeError, LookupError) as e:
+        raise ValueError(f"{os.fspath(path)} is damaged or incomplete ({e})") from e
+    return tree
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
+    """Arrays and metadata of a safetensors file.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as e:
+        raise ValueError(f"cannot read {os.fspath(path)}: {e}; get the file again") from e
+
+
+def write_safetensors(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes a safetensors file; its metadata say that layouts are PyTorch's."""
+    path = os.fspath(path)
+    partial = f"{path}.partial"
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    try:
+        safetensors.numpy.save_file(dict(arrays), partial, {"format": "pt", **metadata})
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def read_diffusers(path: str | os.PathLike) -> tuple[dict, Arrays, dict[str, str]]:
+    """Config, arrays and metadata of a model of diffusers, or of the model in a pipeline's folder.
+
+    Arrays are those of the safetensors file or else those of the older .bin.
+
+    Raises:
+      ValueError: if a file is missing or damaged.
+    """
+    folder = _model_folder(os.fspath(path))
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+    except (ValueError, OSError) as e:
+        raise ValueError(f"cannot read {os.path.join(folder, 'config.json')}: {e}") from e
+    new, old = (os.path.join(folder, f"{_UNET}.{suffix}") for suffix in ("safetensors", "bin"))
+    if os.path.exists(new):
+        return config, *read_safetensors(new)
+    if os.path.exists(old):
+        return config, torch_files.load(old), {}
+    raise ValueError(f"{folder} has neither {os.path.basename(new)} nor {os.path.basename(old)}")
+
+
+def write_diffusers(
+    path: str | os.PathLike,
+    files: Mapping[str, dict],
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a directory of diffusers, which must not exist.
+
+    Args:
+      path: of the directory.
+      files: names of JSON files to their contents.
+      arrays, metadata: see `write_safetensors`.
+    """
+    path = os.path.abspath(path)
+    partial = f"{path}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    try:
+        for name, content in files.items():
+            with open(os.path.join(partial, name), "w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=2) + "\n")
+        write_safetensors(os.path.join(partial, f"{_UNET}.safetensors"), arrays, metadata)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _model_folder(path: str) -> str:
+    """The folder of the model: in pipelines it may be one below."""
+    below = os.path.join(path, "unet")
+    return below if os.path.isdir(below) else path
+
+
+_MSGPACK_MAPS = {bytes([b]) for b in (*range(0x81, 0x90), 0xDE, 0xDF)}
