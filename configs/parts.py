@@ -43,6 +43,43 @@ def pyramids(c: ml_collections.ConfigDict) -> None:
     c.model.progressive_input = "input_skip"
 
 
+def ncsnpp_vp(c: ml_collections.ConfigDict) -> None:
+    """NCSN++ as trained under the VP and sub-VP SDEs: told the time instead of sigma."""
+    ncsnpp(c)
+    c.model.embedding_type = "positional"
+    c.model.scale_by_sigma = False
+
+
+def ncsnpp_256(c: ml_collections.ConfigDict) -> None:
+    """NCSN++ as trained under the VE SDE at 256 pixels."""
+    ncsnpp(c)
+    pyramids(c)
+    c.model.ch_mult = (1, 1, 2, 2, 2, 2, 2)
+    c.model.num_res_blocks = 2
+    c.model.num_scales = 2000
+
+
+def ncsnpp_1024(c: ml_collections.ConfigDict) -> None:
+    """NCSN++ as trained under the VE SDE on faces of 1,024 pixels, with data and schedule."""
+    ncsnpp(c)
+    pyramids(c)
+    c.data.image_size = 1024
+    m = c.model
+    m.nf = 16
+    m.ch_mult = (1, 2, 4, 8, 16, 32, 32, 32)
+    m.num_res_blocks = 1
+    m.num_scales = 2000
+    m.sigma_max = 1348.0
+    m.dropout = 0.0
+    m.ema_rate = 0.9999
+    c.training.batch_size = 8
+    c.training.n_iters = 2_400_000
+    c.training.snapshot_freq_for_preemption = 5000
+    c.sampling.snr = 0.15
+    c.eval.batch_size = 8
+    c.eval.num_samples = 8
+
+
 def ddpmpp(c: ml_collections.ConfigDict) -> None:
     """DDPM++: the NCSN++ network without FIR filters and pyramids."""
     c.model.name = "ncsnpp"
@@ -53,12 +90,76 @@ def ddpmpp(c: ml_collections.ConfigDict) -> None:
     c.model.scale_by_sigma = False
 
 
+def ddpm(c: ml_collections.ConfigDict) -> None:
+    """The network of DDPM (Ho et al. 2020) at 32 pixels."""
+    c.model.name = "ddpm"
+    c.model.num_res_blocks = 2
+    c.model.scale_by_sigma = False
+
+
+def ddpm_256(c: ml_collections.ConfigDict) -> None:
+    """The network of DDPM at 256 pixels, and its learning rate."""
+    ddpm(c)
+    c.model.ch_mult = (1, 1, 2, 2, 4, 4)
+    c.optim.lr = 2e-5
+
+
+def ncsn(c: ml_collections.ConfigDict) -> None:
+    """NCSN (Song & Ermon 2019): its network, optimizer and annealed Langevin dynamics."""
+    discrete(c)
+    c.model.name = "ncsn"
+    c.model.scale_by_sigma = False
+    c.model.normalization = "InstanceNorm++"
+    c.model.nonlinearity = "elu"
+    c.optim.lr = 1e-3
+    c.optim.warmup = 0
+    c.optim.grad_clip = -1.0
+    c.sampling.predictor = "none"
+    c.sampling.corrector = "ald"
+
+
+def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
+    """NCSNv2 (Song & Ermon 2020): the network of that name, which is not told the noise level."""
+    ncsn(c)
+    c.model.name = name
+    c.model.scale_by_sigma = True
+    c.optim.lr = 1e-4
+
+
+def discrete(c: ml_collections.ConfigDict) -> None:
+    """Training on the N noise levels of SMLD or DDPM, given to the network as indices."""
+    c.training.continuous = False
+    c.model.embedding_type = "positional"
+
+
 def cifar10(c: ml_collections.ConfigDict) -> None:
-    """CIFAR-10, 32 pixels, with the published length of training and number of samples."""
+    """CIFAR-10, 32 pixels, with the published length of training."""
     c.data.dataset = "cifar10"
     c.data.image_size = 32
     c.data.num_channels = 3
     c.training.n_jitted_steps = 5
+
+
+def celeba(c: ml_collections.ConfigDict) -> None:
+    """CelebA, 64 pixels, with the published length of training and noise levels."""
+    c.data.dataset = "celeba"
+    c.data.image_size = 64
+    c.model.sigma_max = 90.0
+    c.training.n_jitted_steps = 5
+    c.sampling.snr = 0.17
+
+
+def pixels_256(c: ml_collections.ConfigDict, dataset: str, category: str = "") -> None:
+    """A data set at 256 pixels, with the published length of training."""
+    c.data.dataset = dataset
+    c.data.category = category
+    c.data.image_size = 256
+    c.training.batch_size = 64
+    c.training.n_iters = 2_400_000
+    c.training.n_jitted_steps = 5
+    c.training.snapshot_freq_for_preemption = 5000
+    c.model.dropout = 0.0
+    c.sampling.snr = 0.075
 
 
 def deep(c: ml_collections.ConfigDict) -> None:
@@ -121,7 +222,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     c.data.image_size = 8
     c.data.num_channels = 1
     m = c.model
-    m.nf = 8
+    m.nf = 32 if m.name == "ddpm" else 8  # its normalisation has 32 groups
     m.ch_mult = (1, 2)
     m.num_res_blocks = 1
     m.attn_resolutions = (4,)
@@ -135,6 +236,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     t.snapshot_freq_for_preemption = 10
     c.optim.warmup = 4
     c.sampling.steps = 50
+    c.sampling.n_steps_each = min(c.sampling.n_steps_each, 2)
     c.eval.batch_size = 16
     c.eval.num_samples = 16
     c.eval.frames = 8

@@ -20,7 +20,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.data.image_size = 512
     c.training.batch_size = 32
     c.training.n_iters = 750_000
-    c.training.n_jitted_steps = 1
     c.training.reduce_mean = True
     c.model.nf = 16
     c.model.ch_mult = (1, 2, 4, 8, 16, 32, 32)

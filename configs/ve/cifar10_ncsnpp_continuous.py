@@ -2,8 +2,8 @@
 
     python main.py --config configs/ve/cifar10_ncsnpp_continuous.py --mode train
 
-Published (Song et al. 2021, table 3): FID 2.38, inception score 9.83, with this sampler (2,000
-evaluations). Here: not run. 62,758,915 parameters.
+Published: FID 2.38, IS 9.83 (Song et al. 2021, table 3).
+Here: not run. 62,758,915 parameters.
 """
 
 import ml_collections

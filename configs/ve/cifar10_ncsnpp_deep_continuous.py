@@ -2,8 +2,8 @@
 
     python main.py --config configs/ve/cifar10_ncsnpp_deep_continuous.py --mode train
 
-Published (Song et al. 2021, table 3): FID 2.20, inception score 9.89, with this sampler (2,000
-evaluations). Here: not run. 107,587,075 parameters.
+Published: FID 2.20, IS 9.89 (Song et al. 2021, table 3).
+Here: not run. 107,587,075 parameters.
 """
 
 import ml_collections

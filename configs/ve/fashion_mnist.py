@@ -3,6 +3,7 @@
     python main.py --config configs/ve/fashion_mnist.py --mode train
 
 Needs the idx files of the data set in data/fashion-mnist (or --config.data.dir=DIR).
+Here: not run.
 """
 
 import ml_collections

@@ -1,0 +1,21 @@
+"""NCSN++ on FFHQ at 1,024 pixels under the VE SDE, continuous times.
+
+    python main.py --config configs/ve/ffhq_ncsnpp_continuous.py --mode train
+
+Its author trained on four V100 GPUs for about two and a half weeks. Here: not run.
+105,785,896 parameters.
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.ve(c)
+    parts.ncsnpp_1024(c)
+    c.data.dataset = "ffhq"
+    c.training.reduce_mean = True
+    return parts.finish(c, variant)

@@ -1,0 +1,23 @@
+"""NCSN on CelebA at 64 pixels with the noise levels of NCSNv2 (its techniques 1, 2 and 4).
+
+    python main.py --config configs/ve/ncsn/celeba_124.py --mode train
+
+Here: not run. 51,379,715 parameters.
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.ve(c)
+    parts.celeba(c)
+    parts.ncsn(c)
+    c.model.num_scales = 500
+    c.model.ema_rate = 0.0
+    c.sampling.n_steps_each = 5
+    c.sampling.snr = 0.128
+    return parts.finish(c, variant)

@@ -1,0 +1,22 @@
+"""NCSNv2 on CelebA at 64 pixels.
+
+    python main.py --config configs/ve/ncsnv2/celeba.py --mode train
+
+Here: not run. 29,694,083 parameters.
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.ve(c)
+    parts.celeba(c)
+    parts.ncsnv2(c, "ncsnv2_64")
+    c.model.num_scales = 500
+    c.sampling.n_steps_each = 5
+    c.sampling.snr = 0.128
+    return parts.finish(c, variant)

@@ -1,0 +1,19 @@
+"""NCSN++ on CIFAR-10 under the VP SDE, continuous times.
+
+    python main.py --config configs/vp/cifar10_ncsnpp_continuous.py --mode train
+
+Here: not run. 62,693,251 parameters.
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.vp(c)
+    parts.ncsnpp_vp(c)
+    parts.cifar10(c)
+    return parts.finish(c, variant)

@@ -1,0 +1,21 @@
+"""DDPM on LSUN bedrooms at 256 pixels.
+
+    python main.py --config configs/vp/ddpm/bedroom.py --mode train
+
+Here: not run. 111,569,923 parameters.
+"""
+
+import ml_collections
+
+from configs import base, parts
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The config; variant "smoke" is tiny."""
+    c = base.get_config()
+    parts.vp(c)
+    parts.ddpm_256(c)
+    parts.discrete(c)
+    parts.pixels_256(c, "lsun", "bedroom")
+    c.sampling.predictor = "ancestral_sampling"
+    return parts.finish(c, variant)
