@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from models import resampling
-from models.layers import Conv, Dense, Dtype, FIRConv, GroupNorm, residual_sum
+from models.layers import Conv, Dense, Dropout, Dtype, FIRConv, GroupNorm, residual_sum
 
 
 class Resample(nn.Module):
@@ -80,7 +80,7 @@ class ResnetBlock(nn.Module):
             shift = Dense(self.features, name="temb")(self.act(temb)).astype(dtype)
             h = h + shift[:, None, None, :]
         h = self.act(self.norm(dtype=dtype, name="norm_1")(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, train)
         h = Conv(self.features, init_scale=self.init_scale, dtype=dtype, name="conv_1")(h)
         if self.project_shortcut or x.shape[-1] != self.features:
             x = Dense(self.features, self.shortcut_scale, dtype, name="shortcut")(x)
