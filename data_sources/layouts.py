@@ -3,10 +3,11 @@
     train/cat/*.png   train/dog/*.png   ...   test/cat/*.png   ...
 
 Labels count the class names of all splits in alphabetical order. A split folder may also hold its
-images directly: all of them have label 0 then. The test split may be called `val`. Two more layouts
-know no splits, and their images serve as both: images at the top, and images anywhere below a file
-`dataset.json` with their labels, {"labels": [["00000/img00000000.png", 6], ...]} or null for none,
-as StyleGAN's and EDM's zips have it. In a zip, one folder may hold all of this.
+images directly: all of them have label 0 then. The test split may be called `val`. Three more
+layouts know no splits, and their images serve as both: images at the top, class folders at the top,
+and images anywhere below a file `dataset.json` with their labels, {"labels":
+[["00000/img00000000.png", 6], ...]} or null for none, as StyleGAN's and EDM's zips have it. In a zip,
+one folder may hold all of this.
 
 Files of other kinds than those of `SUFFIXES` and hidden files are passed over. The classes take
 turns, so that a batch in order has all of them and not the first alone.
@@ -43,6 +44,8 @@ def list_examples(files: Files, split: str, missing: str) -> tuple[list[str], Ex
         return [""], _labelled_examples(files, top)
     if not present and (images := _images(files, top)):
         return [""], [(path, 0) for path in images]
+    if not present and any(_images(files, _join(top, folder)) for folder in folders):
+        return _split_examples(files, top, folders)
     name = next((name for name in SPLIT_NAMES[split] if name in present), None)
     if name is None:
         wanted = " or ".join(SPLIT_NAMES[split])

@@ -379,14 +379,22 @@ def test_threads_read_a_zip_at_once(tmp_path, compression):
     assert wrong == [] and len({x.tobytes() for x in expected}) == 40
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_classes_without_splits_are_both(tmp_path, zipped, split):
+    write_images(tmp_path / "a", afhq_layout())
+    top = tmp_path / "a" / "train"
+    path = pack(tmp_path / "a.zip", top) if zipped else str(top)
+    expected = images.load(str(tmp_path / "a"), "train", 12, 3)
+    same_examples(images.load(path, split, 12, 3), expected)
+    assert len(expected.classes) == 3 and set(labels_of(expected)) == {0, 1, 2}
+
+
 def test_zip_without_a_split_or_images(tmp_path):
     write_images(tmp_path / "a", afhq_layout())
     path = pack(tmp_path / "a.zip", tmp_path / "a")
     with pytest.raises(ValueError, match="a.zip' has no folder test or val.*stargan-v2"):
         images.load_afhq(path, "test", 12, 3)
-    path = pack(tmp_path / "b.zip", tmp_path / "a" / "train")  # the classes at the top
-    with pytest.raises(ValueError, match="b.zip' has no folder train; put the images into"):
-        images.load(path, "train", 12, 3)
     (tmp_path / "empty" / "train").mkdir(parents=True)
     path = pack(tmp_path / "c.zip", tmp_path / "empty")
     with pytest.raises(ValueError, match="c.zip/train' holds no image; put class folders"):
