@@ -6,8 +6,8 @@ Labels count the class names of all splits in alphabetical order. A split folder
 images directly: all of them have label 0 then. The test split may be called `val`. Three more
 layouts know no splits, and their images serve as both: images at the top, class folders at the top,
 and images anywhere below a file `dataset.json` with their labels, {"labels":
-[["00000/img00000000.png", 6], ...]} or null for none, as StyleGAN's and EDM's zips have it. In a zip,
-one folder may hold all of this.
+[["00000/img00000000.png", 6], ...]} or null for none, as StyleGAN's and EDM's zips have it. In a
+zip, one folder may hold all of this.
 
 Files of other kinds than those of `SUFFIXES` and hidden files are passed over. The classes take
 turns, so that a batch in order has all of them and not the first alone.
