@@ -19,8 +19,6 @@ CONFIG is as in main.py, with :smoke if need be; single fields are set with
 """
 
 import argparse
-import sys
-from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -29,16 +27,9 @@ from configs import base
 from utils import command_line
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, so that one place shows all errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def run(argv: list[str]) -> None:
     """Converts, and prints what was done."""
-    parser = _Parser(
+    parser = command_line.Parser(
         "python -m tools.convert_checkpoint",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,11 +57,7 @@ def run(argv: list[str]) -> None:
 
 def main() -> None:
     """Runs; what a user can mend is told in one sentence, without a traceback."""
-    try:
-        run(sys.argv)
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    command_line.run_tool(run)
 
 
 if __name__ == "__main__":

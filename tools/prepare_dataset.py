@@ -14,19 +14,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import tqdm
 
 from data_sources import preparation
 from data_sources.arrays import SPLITS
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, so that one place shows all errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
+from utils import command_line
 
 
 def _progress(items: Iterable[Any], total: int, split: str) -> Iterable[Any]:
@@ -35,7 +29,7 @@ def _progress(items: Iterable[Any], total: int, split: str) -> Iterable[Any]:
 
 def run(argv: list[str]) -> None:
     """Prepares, and prints what was done."""
-    parser = _Parser(
+    parser = command_line.Parser(
         "python -m tools.prepare_dataset",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,10 +68,7 @@ def main() -> None:
     """Runs; what a user can mend is told in one sentence, without a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up like Ctrl-C
     try:
-        run(sys.argv)
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+        command_line.run_tool(run)
     except KeyboardInterrupt:
         sys.exit("interrupted; nothing was written")
 

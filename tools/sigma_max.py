@@ -11,9 +11,8 @@ each, up to 4 GiB; what is larger is read again and again.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import tqdm
 from absl import flags
@@ -24,20 +23,13 @@ from data_sources import images
 from utils import command_line
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, so that one place shows all errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return tqdm.tqdm(items, total=total, unit=f" {what}")
 
 
 def run(argv: list[str]) -> None:
     """Computes, and prints what was found."""
-    parser = _Parser(
+    parser = command_line.Parser(
         "python -m tools.sigma_max",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -89,11 +81,7 @@ def _configured(path: str, data_dir: str | None, fields: list[str]) -> tuple[Any
 
 def main() -> None:
     """Runs; what a user can mend is told in one sentence, without a traceback."""
-    try:
-        run(sys.argv)
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+    command_line.run_tool(run)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,33 @@
-"""Command lines with a config, whose every mistake is told in one sentence.
+"""Command lines, with a config or without, whose every mistake is told in one sentence.
 
-absl and ml_collections raise a dozen kinds of errors for them, most with a traceback.
+absl and ml_collections raise a dozen kinds of errors for a config, most with a traceback.
 """
 
+import argparse
 import difflib
 import re
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 import ml_collections
 from absl import app, flags
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises what is wrong with a command line, so that one place shows all errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def run_tool(run: Callable[[list[str]], None]) -> None:
+    """Runs a command; what a user can mend is told without a traceback, and ends it with 2."""
+    try:
+        run(sys.argv)
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
