@@ -8,7 +8,6 @@ out in the model's range. They are pure functions of the global batch, made to b
 
 import abc
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +15,9 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from sde_lib import SDE, Pair, ScoreFn
+from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
 from utils.arrays import batch_mul, example_norm, lookup
-
-# (rng, score_fn, shape) -> samples of that shape, evaluations of the score for each of them
-Sampler = Callable[[jax.Array, ScoreFn, tuple[int, ...]], tuple[jax.Array, int]]
-# (steps done, steps in all, x): called on the host while a sampler runs
-Observer = Callable[[int, int, jax.Array], None]
+from utils.progress import Observer, observe
 
 
 class Predictor(abc.ABC):
@@ -165,15 +160,16 @@ class NoneCorrector(Corrector):
         return x, x
 
 
-def time_grid(sde: SDE, eps: float) -> jax.Array:
-    """The N times T, ..., eps at which the discretised SDE is stepped: (N,).
+def time_grid(sde: SDE, eps: float, t_start: float = math.inf) -> np.ndarray:
+    """The times T, ..., eps at which the discretised SDE is stepped, from t_start on: (<= N,).
 
     Where eps is larger than the first cell of the discrete chain, the grid ends inside that cell
     instead: otherwise the last levels would be skipped (for VP with more than 1,000 steps).
     """
     # Clear of the guard that `SDE.level_index` adds.
     inside = 1 - 8 * np.finfo(np.float32).eps * sde.N
-    return jnp.linspace(sde.T, min(eps, inside * sde.T / (sde.N - 1)), sde.N)
+    times = np.linspace(sde.T, min(eps, inside * sde.T / (sde.N - 1)), sde.N, dtype=np.float32)
+    return times[times <= np.float32(t_start)]
 
 
 def get_pc_sampler(
@@ -186,6 +182,8 @@ def get_pc_sampler(
     denoise: bool = True,
     eps: float | None = None,
     observer: Observer | None = None,
+    projection: Projection | None = None,
+    t_start: float | None = None,
 ) -> Sampler:
     """The predictor-corrector sampler with sde.N time steps.
 
@@ -197,53 +195,52 @@ def get_pc_sampler(
       denoise: return the last mean, without the noise of the last step.
       eps: last time; None for the SDE's own t_min.
       observer: sees the samples about 50 times while the sampler runs.
+      projection: imposes what is known, on the start and after each corrector and predictor, as
+        score_sde does at the time t of both.
+      t_start: time of the `x_init` that the sampler is then called with; only the steps from there
+        on are made. None for the noise at T.
 
     Returns:
-      `(rng, score_fn, shape) -> (samples, nfe)`.
+      `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
 
     Raises:
       ValueError: for a parameter out of range.
     """
-    eps = sde.t_min if eps is None else eps
-    if not 0 < eps < sde.T:
-        raise ValueError(f"sampling.eps={eps} must lie between 0 and {sde.T}")
+    first, eps = sde.sampling_interval(eps, t_start)
     if snr <= 0 or n_steps < 1:
         raise ValueError(f"sampling.snr={snr} and sampling.n_steps_each={n_steps} must be positive")
     # Built once here only for what it checks.
     predictor(sde, lambda x, t: x, probability_flow)
+    project = projection or (lambda rng, x, x_mean, t: (x, x_mean))
 
-    def sampler(rng: jax.Array, score_fn: ScoreFn, shape: tuple[int, ...]) -> tuple:
+    def sampler(
+        rng: jax.Array,
+        score_fn: ScoreFn,
+        shape: tuple[int, ...],
+        x_init: jax.Array | None = None,
+    ) -> tuple[jax.Array, int]:
         predict = predictor(sde, score_fn, probability_flow)
         correct = corrector(sde, score_fn, snr, n_steps)
-        timesteps = time_grid(sde, eps)
-        prior_rng, loop_rng = jax.random.split(rng)
-        x = sde.prior_sampling(prior_rng, shape)
+        timesteps = jnp.asarray(time_grid(sde, eps, first))
+        n = len(timesteps)
+        rng, loop_rng = jax.random.split(rng)
+        x = sde.initial_state(rng, shape, x_init)
+        x, x_mean = project(jax.random.fold_in(rng, 1), x, x, jnp.full(shape[:1], timesteps[0]))
 
         def step(i: jax.Array, carry: Pair) -> Pair:
             t = jnp.full(shape[:1], timesteps[i])
-            corrector_rng, predictor_rng = jax.random.split(jax.random.fold_in(loop_rng, i))
-            x, _ = correct.update_fn(corrector_rng, carry[0], t)
-            x, x_mean = predict.update_fn(predictor_rng, x, t)
-            _observe(observer, i, sde.N, x_mean)
-            return x, x_mean
+            rngs = jax.random.split(jax.random.fold_in(loop_rng, i), 2)
+            for rng, update_fn in zip(rngs, (correct.update_fn, predict.update_fn), strict=True):
+                x, x_mean = update_fn(rng, carry[0], t)
+                carry = project(jax.random.fold_in(rng, n_steps), x, x_mean, t)
+            observe(observer, i, n, carry[1])
+            return carry
 
-        x, x_mean = lax.fori_loop(0, sde.N, step, (x, x))
-        nfe = sde.N * (predict.evaluations + correct.evaluations)
+        x, x_mean = lax.fori_loop(0, n, step, (x, x_mean))
+        nfe = n * (predict.evaluations + correct.evaluations)
         return x_mean if denoise else x, nfe
 
     return sampler
-
-
-def _observe(observer: Observer | None, i: jax.Array, n: int, x: jax.Array) -> None:
-    """Calls the observer about 50 times in n steps, and after the last one."""
-    if observer is None:
-        return
-    every = max(n // 50, 1)
-
-    def call() -> None:
-        jax.debug.callback(lambda i, x: observer(int(i) + 1, n, x), i, x)
-
-    lax.cond((i % every == 0) | (i == n - 1), call, lambda: None)
 
 
 def get_sampling_fn(

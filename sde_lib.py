@@ -32,6 +32,11 @@ from utils.arrays import batch_mul, lookup
 
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
 Pair = tuple[jax.Array, jax.Array]
+# (rng, score_fn, shape, x_init=None) -> samples of that shape, evaluations of the score for each.
+# A sampler built to start at an earlier time than the noise is given the state x_init there.
+Sampler = Callable[..., tuple[jax.Array, int | jax.Array]]
+# (rng, x, x_mean, t: (B,)) -> (x, x_mean), between the steps of a sampler: imposes what is known.
+Projection = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Pair]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +90,37 @@ class SDE(abc.ABC):
     def prior_sampling(self, rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """A draw from the prior N(0, prior_std^2 I) in the given shape."""
         return self.prior_std * jax.random.normal(rng, shape)
+
+    def sampling_interval(self, eps: float | None, t_start: float | None) -> tuple[float, float]:
+        """First and last time of sampling; None stands for T and `t_min`.
+
+        Raises:
+          ValueError: unless 0 < eps < t_start <= T.
+        """
+        first = self.T if t_start is None else t_start
+        last = self.t_min if eps is None else eps
+        if not 0 < last < self.T:
+            raise ValueError(f"sampling.eps={last} must lie between 0 and {self.T}")
+        if not last < first <= self.T:
+            raise ValueError(
+                f"t_start={first} must lie between the last time, {last}, and that of the noise, "
+                f"{self.T}"
+            )
+        return first, last
+
+    def initial_state(
+        self, rng: jax.Array, shape: tuple[int, ...], x_init: jax.Array | None = None
+    ) -> jax.Array:
+        """Where sampling starts: `x_init`, of the given shape, or a draw from the prior.
+
+        Raises:
+          ValueError: if `x_init` has another shape.
+        """
+        if x_init is None:
+            return self.prior_sampling(rng, shape)
+        if x_init.shape != tuple(shape):
+            raise ValueError(f"x_init of shape {x_init.shape} must have the samples' {shape}")
+        return x_init
 
     def prior_logp(self, z: jax.Array) -> jax.Array:
         """Log density (nats) of the prior at each example of z: (B, *S) -> (B,)."""

@@ -18,17 +18,20 @@ TREES = {name.removesuffix(".__init__"): ast.parse(p.read_text()) for name, p in
 
 # Layers from the bottom up: a module imports from lower ones, or from its own where it says so.
 LAYERS = [
-    {"utils.arrays", "utils.trees"},
+    {"utils.arrays", "utils.trees", "utils.progress"},
     {"sde_lib"},
     {"models.utils"},
-    {"losses", "likelihood", "sampling", "solvers"},
+    {"solvers", "probability_flow"},
+    {"losses", "likelihood", "sampling", "guidance", "operators", "masks"},
     {"posterior", "controllable_generation"},
     {"experiment"},
+    {"features"},
+    {"evaluators"},
     {"run_lib"},
     {"main"},
 ]
 LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-WITHIN_A_LAYER = {("posterior", "controllable_generation"), ("solvers", "sampling")}
+WITHIN_A_LAYER = {("controllable_generation", "posterior")}
 # module or package -> what of this repository it may import at most, besides its own package
 ONLY = {
     "evaluation": {"utils.arrays"},
@@ -37,8 +40,13 @@ ONLY = {
     "configs": set(),
     "utils": set(),
     "sde_lib": {"utils.arrays"},
-    "sampling": {"sde_lib", "utils.arrays"},
-    "solvers": {"sde_lib", "sampling", "utils.arrays"},
+    "sampling": {"sde_lib", "solvers", "probability_flow", "utils.arrays", "utils.progress"},
+    "solvers": {"sde_lib", "utils.arrays", "utils.progress"},
+    "probability_flow": {"sde_lib", "utils.arrays", "utils.progress"},
+    "likelihood": {"sde_lib", "probability_flow", "utils.arrays"},
+    "posterior": {"sde_lib", "utils.arrays"},
+    "operators": {"utils.arrays"},
+    "masks": {"utils.arrays"},
     "models": {"models", "utils.arrays"},
     "models.utils": {"models", "sde_lib", "utils.arrays"},
 }
