@@ -2,9 +2,9 @@
 
 XLA's CPU backend computes the weight gradient of a convolution as a convolution with a window as
 large as the image, after transposing both arguments, and the image gradient with a kernel that it
-transposes first. For wide layers on large images the first is slow, at a quarter of the rate of a
-matrix product, and on very small images the second costs more than the convolution. Both are plain
-matrix products with shifted images (benchmarks/RESULTS.md).
+transposes first. For wide layers the first is slow on large images, at a quarter of the rate of a
+matrix product, and the second on small ones, where transposing the kernel can cost more than the
+convolution. Both are plain matrix products with shifted images (benchmarks/RESULTS.md).
 """
 
 import jax
@@ -13,16 +13,13 @@ from jax import lax
 
 NHWC = ("NHWC", "HWIO", "NHWC")  # layouts of images, kernels, images
 WIDE = 128  # channels, in and out, from which on the products are faster
-SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between XLA's own gradients are as fast
+SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between XLA's own weight gradient is as fast
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
     """Convolves x: (B, H, W, C) with w: (n, n, C, O), padded to keep H and W before striding."""
-    pixels = x.shape[1] * x.shape[2]
     wide = stride == dilation == 1 and w.shape[0] == 3 and min(w.shape[2:]) >= WIDE
-    if wide and not SMALL < pixels < LARGE:
-        return _conv3x3(x, w)
-    return _conv(x, w, stride, dilation)
+    return _conv3x3(x, w) if wide else _conv(x, w, stride, dilation)
 
 
 def _conv(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -42,13 +39,12 @@ def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
 
 def _backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    small = x.shape[1] * x.shape[2] <= SMALL
-    dx = lax.platform_dependent(
-        g, w, cpu=_shifted_sum if small else _turned_conv, default=_turned_conv
-    )
-    dw = lax.platform_dependent(
-        x, g, cpu=_patch_product if small else _row_products, default=_weight_gradient
-    )
+    pixels = x.shape[1] * x.shape[2]
+    cpu_dx = _shifted_sum if pixels < LARGE else _turned_conv
+    cpu_dw = _patch_product if pixels <= SMALL else _row_products
+    cpu_dw = _weight_gradient if SMALL < pixels < LARGE else cpu_dw
+    dx = lax.platform_dependent(g, w, cpu=cpu_dx, default=_turned_conv)
+    dw = lax.platform_dependent(x, g, cpu=cpu_dw, default=_weight_gradient)
     return dx, dw
 
 
@@ -60,15 +56,16 @@ def _turned_conv(g: jax.Array, w: jax.Array) -> jax.Array:
 def _shifted_sum(g: jax.Array, w: jax.Array) -> jax.Array:
     """The image gradient dx[p + (i, j) - 1] += w[i, j] g[p], all nine in one matrix product.
 
-    The image is small and the kernel is not: the product takes the kernel as it lies in memory.
+    The product takes the kernel as it lies in memory.
     """
     (b, h, width, o), c = g.shape, w.shape[2]
-    parts = (w.reshape(-1, o) @ g.reshape(-1, o).T).reshape(3, 3, c, b, h, width)
-    margins = ((0, 0), (0, 0))
+    parts = (g.reshape(-1, o) @ w.reshape(-1, o).T).reshape(b, h, width, 3, 3, c)
     padded = sum(
-        jnp.pad(parts[i, j], (*margins, (i, 2 - i), (j, 2 - j))) for i in range(3) for j in range(3)
+        jnp.pad(parts[..., i, j, :], ((0, 0), (i, 2 - i), (j, 2 - j), (0, 0)))
+        for i in range(3)
+        for j in range(3)
     )
-    return padded[:, :, 1:-1, 1:-1].transpose(1, 2, 3, 0)
+    return padded[:, 1:-1, 1:-1]
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
