@@ -16,8 +16,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from golden import nhwc  # noqa: E402
 
 # A shape that broadcasts only by luck, (B,) against (B, H, W, C), must fail and not compute.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,3 +38,21 @@ def compile_fast():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def stored_noise(monkeypatch):
+    """Makes `jax.random.normal` return given arrays in their order; returns what is left."""
+
+    def use(noises):
+        queue = [jnp.asarray(nhwc(z)) for z in noises]
+
+        def normal(key, shape=(), dtype=jnp.float32):
+            z = queue.pop(0)
+            assert z.shape == tuple(shape)
+            return z
+
+        monkeypatch.setattr(jax.random, "normal", normal)
+        return queue
+
+    return use

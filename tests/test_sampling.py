@@ -28,24 +28,6 @@ from sde_lib import SDES, VESDE, VPSDE, get_sde
 # Reference values
 
 
-@pytest.fixture
-def stored_noise(monkeypatch):
-    """Makes `jax.random.normal` return given arrays in their order; returns what is left."""
-
-    def use(noises):
-        queue = [jnp.asarray(nhwc(z)) for z in noises]
-
-        def normal(key, shape=(), dtype=jnp.float32):
-            z = queue.pop(0)
-            assert z.shape == tuple(shape)
-            return z
-
-        monkeypatch.setattr(jax.random, "normal", normal)
-        return queue
-
-    return use
-
-
 def std_of(sde, x, t):
     return sde.marginal_prob(x, t)[1][:, None, None, None]
 

@@ -1,0 +1,304 @@
+"""Inpainting, colorization and conditional sampling with score_sde's names.
+
+Nothing here is a sampler: inpainting is a projection, which any sampler applies between its steps
+(Song et al. 2021, section 5 and appendix I), colorization is inpainting in an orthonormal color
+basis, and a condition is a `ScoreFn -> ScoreFn` (`posterior`, `guidance`). The few-step solvers
+take the same projections and conditions as the predictor-corrector sampler:
+`sampling.get_sampling_fn(config, sde, projection=...)`.
+
+After each step the projection replaces what is known by a draw of it at the noise level reached.
+That is an approximation of p(x | known): the unknown part is steered by a noised copy of the known
+one, and steps already made are not reconsidered. `get_resampling_corrector` reconsiders them.
+
+Images are (B, H, W, C) in the model's range, unless a function says that it takes any shape.
+`published=True` reproduces score_sde, which differs in three ways: x_mean keeps the noise of the
+unknown part, the known part starts without noise, and it ends as mu(eps) times the data.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from masks import check_mask
+from operators import color_basis, luma_weights
+from sampling import Corrector, Predictor, get_pc_sampler
+from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
+from utils.arrays import batch_mul
+
+# A score of x_t -> the score given something else as well.
+Condition = Callable[[ScoreFn], ScoreFn]
+
+
+def inpainting_projection(
+    sde: SDE, data: jax.Array, mask: jax.Array, published: bool = False
+) -> Projection:
+    """Keeps the pixels where the mask is 1 at those of the data, noised to the time of each step.
+
+    x_mean, from which a sampler makes its result, gets the known pixels themselves. The rest of
+    the data is never read.
+
+    Args:
+      sde: the SDE of the sampler.
+      data: (B, *S), or (1, *S) to fill one image in many ways.
+      mask: of one example or of the batch, broadcastable against the data; 1 = known.
+      published: x_mean as in score_sde, from the noisy x and mu(t) times the data.
+
+    Raises:
+      ValueError: for a mask of another size, or with values other than 0 and 1.
+    """
+    known = check_mask(mask, data.shape) == 1
+
+    def projection(rng: jax.Array, x: jax.Array, x_mean: jax.Array, t: jax.Array) -> Pair:
+        mean, std = sde.marginal_prob(data, t)
+        z = jax.random.normal(rng, x.shape, x.dtype)
+        x = jnp.where(known, mean + batch_mul(std, z), x)
+        if published:
+            return x, jnp.where(known, mean, x)
+        return x, jnp.where(known, data, x_mean)
+
+    return projection
+
+
+def decouple(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
+    """RGB (..., 3) -> a multiple of the luma and two color channels, in an orthonormal basis."""
+    return jnp.matmul(x, jnp.asarray(color_basis(basis), x.dtype), precision="highest")
+
+
+def couple(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
+    """Inverse of `decouple`."""
+    return jnp.matmul(x, jnp.asarray(color_basis(basis).T, x.dtype), precision="highest")
+
+
+def colorization_projection(
+    sde: SDE, gray: jax.Array, basis: str = "rgb_mean", published: bool = False
+) -> Projection:
+    """Keeps the luma of RGB images at that of the gray ones: inpainting in a color basis.
+
+    Args:
+      sde: the SDE of the sampler.
+      gray: the luma (B, H, W, 1) with the weights of the basis (`operators.luma`), or (1, H, W, 1).
+      basis: of `operators.COLOR_BASES`.
+      published: see `inpainting_projection`.
+
+    Raises:
+      ValueError: for an unknown basis or a gray image of another shape.
+    """
+    known = _decoupled_gray(gray, basis)
+    inpaint = inpainting_projection(sde, known, jnp.asarray([[[1, 0, 0]]]), published)
+
+    def projection(rng: jax.Array, x: jax.Array, x_mean: jax.Array, t: jax.Array) -> Pair:
+        x, x_mean = inpaint(rng, decouple(x, basis), decouple(x_mean, basis), t)
+        return couple(x, basis), couple(x_mean, basis)
+
+    return projection
+
+
+def _decoupled_gray(gray: jax.Array, basis: str) -> jax.Array:
+    """The gray image (B, H, W, 1) as channel 0 of the basis, the others 0: (B, H, W, 3)."""
+    weights = luma_weights(basis)
+    if gray.ndim != 4 or gray.shape[-1] != 1:
+        raise ValueError(
+            f"a gray image of shape {gray.shape} must be a batch (B, H, W, 1) with one channel; "
+            "operators.luma makes it from colors"
+        )
+    channel = gray / (weights @ weights) ** 0.5
+    return jnp.pad(channel, ((0, 0), (0, 0), (0, 0), (0, 2)))
+
+
+def get_pc_inpainter(
+    sde: SDE,
+    predictor: type[Predictor],
+    corrector: type[Corrector],
+    *,
+    published: bool = False,
+    **pc_options: Any,
+) -> Callable[..., tuple[jax.Array, int]]:
+    """Inpainting with the predictor-corrector sampler.
+
+    Args:
+      sde, predictor, corrector: see `sampling.get_pc_sampler`.
+      published: reproduce score_sde (whose eps is 1e-5 for every SDE).
+      pc_options: the other arguments of `sampling.get_pc_sampler`.
+
+    Returns:
+      `(rng, score_fn, data: (B, *S), mask) -> (samples, nfe)`. The known pixels of the samples are
+      those of the data, bit for bit, if `denoise` is left on.
+
+    Raises:
+      ValueError: on the call, for a mask that does not fit the data.
+    """
+
+    def inpainter(
+        rng: jax.Array, score_fn: ScoreFn, data: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, int]:
+        projection = inpainting_projection(sde, data, mask, published)
+        if not published:
+            sampler = get_pc_sampler(sde, predictor, corrector, projection=projection, **pc_options)
+            return sampler(rng, score_fn, data.shape)
+        rng, prior_rng = jax.random.split(rng)
+        prior = sde.prior_sampling(prior_rng, data.shape)
+        start = jnp.where(check_mask(mask, data.shape) == 1, data, prior)
+        sampler = _get_published_sampler(sde, predictor, corrector, projection, pc_options)
+        return sampler(rng, score_fn, data.shape, start)
+
+    return inpainter
+
+
+def get_pc_colorizer(
+    sde: SDE,
+    predictor: type[Predictor],
+    corrector: type[Corrector],
+    *,
+    basis: str = "rgb_mean",
+    published: bool = False,
+    **pc_options: Any,
+) -> Callable[..., tuple[jax.Array, int]]:
+    """Colorization with the predictor-corrector sampler.
+
+    Args:
+      sde, predictor, corrector: see `sampling.get_pc_sampler`.
+      basis: of `operators.COLOR_BASES`: which mean of R, G and B the gray image is.
+      published: reproduce score_sde (whose eps is 1e-5 for every SDE).
+      pc_options: the other arguments of `sampling.get_pc_sampler`.
+
+    Returns:
+      `(rng, score_fn, gray: (B, H, W, 1)) -> (samples: (B, H, W, 3), nfe)`. The luma of the
+      samples is the gray image, if `denoise` is left on.
+
+    Raises:
+      ValueError: for an unknown basis; on the call, for a gray image of another shape.
+    """
+    color_basis(basis)
+
+    def colorizer(rng: jax.Array, score_fn: ScoreFn, gray: jax.Array) -> tuple[jax.Array, int]:
+        projection = colorization_projection(sde, gray, basis, published)
+        shape = (*gray.shape[:3], 3)
+        if not published:
+            sampler = get_pc_sampler(sde, predictor, corrector, projection=projection, **pc_options)
+            return sampler(rng, score_fn, shape)
+        rng, prior_rng = jax.random.split(rng)
+        # As published: the mask of the rotated channels is laid on R before the rotation.
+        prior = sde.prior_sampling(prior_rng, shape).at[..., 0].set(0.0)
+        start = couple(_decoupled_gray(gray, basis) + decouple(prior, basis), basis)
+        sampler = _get_published_sampler(sde, predictor, corrector, projection, pc_options)
+        return sampler(rng, score_fn, shape, start)
+
+    return colorizer
+
+
+def _get_published_sampler(
+    sde: SDE,
+    predictor: type[Predictor],
+    corrector: type[Corrector],
+    projection: Projection,
+    pc_options: dict[str, Any],
+) -> Sampler:
+    """Projects inside the updates, so that the sampler leaves the start alone."""
+    return get_pc_sampler(
+        sde, _projected(predictor, projection), _projected(corrector, projection), **pc_options
+    )
+
+
+def _projected(update: type, projection: Projection) -> type:
+    """The predictor or corrector, each of its updates followed by the projection."""
+
+    class Projected(update):
+        def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+            rng, projection_rng = jax.random.split(rng)
+            return projection(projection_rng, *super().update_fn(rng, x, t), t)
+
+    return Projected
+
+
+def get_pc_conditional_sampler(
+    sde: SDE,
+    condition: Condition,
+    predictor: type[Predictor],
+    corrector: type[Corrector],
+    **pc_options: Any,
+) -> Sampler:
+    """The predictor-corrector sampler of a score that a condition changes.
+
+    Args:
+      sde, predictor, corrector: see `sampling.get_pc_sampler`.
+      condition: the score of x_t -> the score of x_t given a class or a measurement.
+      pc_options: the other arguments of `sampling.get_pc_sampler`.
+
+    Returns:
+      `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`, for the unconditional score.
+    """
+    sampler = get_pc_sampler(sde, predictor, corrector, **pc_options)
+
+    def conditional_sampler(
+        rng: jax.Array,
+        score_fn: ScoreFn,
+        shape: tuple[int, ...],
+        x_init: jax.Array | None = None,
+    ) -> tuple[jax.Array, int]:
+        return sampler(rng, condition(score_fn), shape, x_init)
+
+    return conditional_sampler
+
+
+def get_resampling_corrector(
+    predictor: type[Predictor], projection: Projection, jump: int = 1
+) -> type[Corrector]:
+    """Resampling of RePaint, for inpainting and colorization (Lugmayr et al. 2022, algorithm 1;
+    arXiv 2201.09865).
+
+    At a time t it makes `jump` steps of the predictor, each followed by the projection, goes back
+    to t along the forward process, and does so `n_steps` times (the sampler's argument; RePaint's
+    U is n_steps + 1). The unknown part thereby adapts to the known one. As in RePaint, only every
+    `jump`-th time is a start; the last ones, which are no `jump` steps from the end, are not.
+    The sampler's nfe counts them nevertheless.
+
+    Args:
+      predictor: of the steps.
+      projection: of the known part.
+      jump: steps forward and back.
+
+    Returns:
+      A corrector for a `sampling.get_pc_sampler` with the same projection.
+
+    Raises:
+      ValueError: if jump is not at least 1.
+    """
+    if jump < 1:
+        raise ValueError(f"jump={jump} of the resampling must be at least 1 step")
+
+    class ResamplingCorrector(Corrector):
+        @property
+        def evaluations(self) -> int:
+            return self.n_steps * predictor.evaluations
+
+        def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+            predict = predictor(self.sde, self.score_fn)
+            dt = self.sde.T / (self.sde.N - 1)
+
+            def step(j: int, carry: tuple) -> tuple:
+                x, rng = carry
+                rng, predict_rng, project_rng = jax.random.split(rng, 3)
+                x, x_mean = predict.update_fn(predict_rng, x, t - j * dt)
+                return projection(project_rng, x, x_mean, jnp.maximum(t - (j + 1) * dt, 0))[0], rng
+
+            def resample(k: int, x: jax.Array) -> jax.Array:
+                x, back_rng = lax.fori_loop(0, jump, step, (x, jax.random.fold_in(rng, k)))
+                return _noised(self.sde, back_rng, x, jnp.maximum(t - jump * dt, 0), t)
+
+            level = self.sde.level_index(t[0])
+            n = jnp.where((level % jump == 0) & (level > 0), self.n_steps, 0)
+            x = lax.fori_loop(0, n, resample, x)
+            return x, x
+
+    return ResamplingCorrector
+
+
+def _noised(sde: SDE, rng: jax.Array, x: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+    """A draw of x_t given x_s = x: (B, *S), from time s: (B,) up to t: (B,)."""
+    mu_s, sigma_s = sde.marginal_coeffs(s)
+    mu_t, sigma_t = sde.marginal_coeffs(t)
+    std = jnp.sqrt(jnp.maximum(sigma_t**2 - (mu_t / mu_s * sigma_s) ** 2, 0))
+    return batch_mul(mu_t / mu_s, x) + batch_mul(std, jax.random.normal(rng, x.shape, x.dtype))

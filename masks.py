@@ -1,0 +1,194 @@
+"""Masks for inpainting: (H, W, 1) float32 with 1 where a pixel is known and 0 in the hole.
+
+Shapes that can be of any size are described by one number for each pixel, the size at which the
+growing shape reaches it; the hole is then every pixel reached at the size that hides a fraction
+drawn from the range of `AMOUNTS`. That keeps the fraction inside its range for every image size,
+wherever the shape lies and however much of it the border cuts off.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from PIL import Image
+
+from utils.arrays import lookup
+
+# (H, W, generator) -> size at which the growing shape reaches each pixel: (H, W)
+Growth = Callable[[int, int, np.random.Generator], np.ndarray]
+SMALLEST = 8  # pixels; in smaller images one row can be more than a range of AMOUNTS allows
+
+
+def get_mask(
+    name: str | os.PathLike,
+    size: int | tuple[int, int],
+    amount: str = "light",
+    seed: int = 0,
+) -> np.ndarray:
+    """A mask of MASKS, or one that the user painted.
+
+    Args:
+      name: of a mask, or path of a PNG file: white is known, black the hole.
+      size: (H, W) of the images, or the side of square ones.
+      amount: range of AMOUNTS for the hidden fraction, of the masks that grow; the other masks
+        hide what their name says.
+      seed: of the place and exact size of the masks that grow.
+
+    Returns:
+      (H, W, 1) float32, 1 = known.
+
+    Raises:
+      ValueError: for an unknown name or amount, too small a size, or a file that is not a mask of
+        this size.
+    """
+    h, w = (size, size) if isinstance(size, int) else size
+    if str(name).lower().endswith(".png"):
+        return _read_mask(name, h, w)
+    draw = lookup(MASKS, name, "mask")
+    fractions = lookup(AMOUNTS, amount, "amount of a mask")
+    if min(h, w) < SMALLEST:
+        raise ValueError(f"a mask of {h}x{w} is too small; its sides must be at least {SMALLEST}")
+    hidden = draw(h, w, fractions, np.random.default_rng(seed))
+    return 1 - hidden[:, :, None].astype(np.float32)
+
+
+def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The mask as an array that broadcasts against a batch.
+
+    Args:
+      mask: of one example or of a batch of them; an axis of length one holds for all.
+      shape: (B, *S) of the batch.
+
+    Returns:
+      An array with len(shape) axes.
+
+    Raises:
+      ValueError: for a mask of another size, or values other than 0 and 1.
+    """
+    full = mask if mask.ndim == len(shape) else mask[None]
+    if full.ndim != len(shape) or any(
+        m not in (1, s) for m, s in zip(full.shape, shape, strict=True)
+    ):
+        raise ValueError(
+            f"a mask of shape {mask.shape} does not fit images of shape {shape[1:]}; make one of "
+            "their size, with one channel or as many as they have"
+        )
+    # A traced mask has no values yet.
+    if not isinstance(mask, jax.core.Tracer) and not np.isin(np.asarray(mask), (0, 1)).all():
+        raise ValueError("a mask must hold only 1 (known) and 0 (hole)")
+    return full
+
+
+def _read_mask(path: str | os.PathLike, h: int, w: int) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a broken PNG
+        raise ValueError(f"{path}: not a readable image: {error}") from error
+    if pixels.shape != (h, w):
+        raise ValueError(
+            f"{path}: the mask has {pixels.shape[0]}x{pixels.shape[1]} pixels, but the images have "
+            f"{h}x{w}; resize it without interpolation"
+        )
+    if not np.isin(pixels, (0, 255)).all():
+        raise ValueError(
+            f"{path}: a mask must be black (hole) and white (known) only; this one has gray pixels"
+        )
+    return (pixels == 255).astype(np.float32)[:, :, None]
+
+
+def _grown(
+    h: int, w: int, fractions: tuple[float, float], rng: np.random.Generator, growth: Growth
+) -> np.ndarray:
+    """The hole (H, W) of a growing shape that hides a fraction inside the range."""
+    reached = growth(h, w, rng)
+    sizes, counts = np.unique(reached, return_counts=True)
+    hidden = np.cumsum(counts) / (h * w)
+    low, high = fractions
+    distance = np.abs(hidden - rng.uniform(low, high))
+    distance[(hidden < low) | (hidden > high)] = np.inf
+    return reached <= sizes[np.argmin(distance)]
+
+
+def _offsets(h: int, w: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (H, 1) and columns (1, W) from a random center in the middle third, in pixels."""
+    y, x = rng.uniform(1 / 3, 2 / 3, 2) * (h, w)
+    return np.arange(h)[:, None] + 0.5 - y, np.arange(w)[None] + 0.5 - x
+
+
+def _square(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+    y, x = _offsets(h, w, rng)
+    return np.maximum(np.abs(y), np.abs(x))
+
+
+def _rectangle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+    """Twice as long as wide, lying or standing."""
+    y, x = _offsets(h, w, rng)
+    return np.maximum(np.abs(y), np.abs(x) / 2 if rng.random() < 0.5 else 2 * np.abs(x))
+
+
+def _triangle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+    """Equilateral, pointing up: inside all three of its edges."""
+    y, x = _offsets(h, w, rng)
+    return np.maximum(y, (np.sqrt(3) * np.abs(x) - y) / 2)
+
+
+def _circle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+    return np.hypot(*_offsets(h, w, rng))
+
+
+def _eight(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+    """Two discs, one on top of the other: radius r where x^2 + y^2 = 2 r |y|."""
+    y, x = _offsets(h, w, rng)
+    return (x**2 + y**2) / (2 * np.abs(y))
+
+
+def _patches(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+    """Square patches of an eighth of the shorter side, one after the other."""
+    side, n = min(h, w) // 8, 1000
+    reached = np.full((h, w), n)
+    corners = np.stack([rng.integers(1 - side, h, n), rng.integers(1 - side, w, n)], 1)
+    for k, (i, j) in reversed(list(enumerate(corners))):
+        reached[max(i, 0) : i + side, max(j, 0) : j + side] = k
+    return reached
+
+
+def _box(h: int, w: int, *_: object) -> np.ndarray:
+    hidden = np.zeros((h, w), bool)
+    hidden[h // 4 : h // 4 + h // 2, w // 4 : w // 4 + w // 2] = True
+    return hidden
+
+
+def _half(h: int, w: int, *_: object, side: str) -> np.ndarray:
+    y, x = np.mgrid[:h, :w]
+    return {"left": x < w // 2, "right": x >= w // 2, "top": y < h // 2, "bottom": y >= h // 2}[
+        side
+    ]
+
+
+def _every_other_pixel(h: int, w: int, *_: object) -> np.ndarray:
+    return np.add.outer(np.arange(h), np.arange(w)) % 2 == 1
+
+
+# Hidden fraction of the masks that grow, as in the AFHQ project.
+AMOUNTS = {"light": (0.10, 0.25), "heavy": (0.50, 0.75)}
+GROWING = {
+    "square": _square,
+    "rectangle": _rectangle,
+    "triangle": _triangle,
+    "eight": _eight,
+    "circle": _circle,
+    "random_patches": _patches,
+}
+# (H, W, range of the hidden fraction, generator) -> the hole (H, W)
+MASKS = {
+    **{name: functools.partial(_grown, growth=growth) for name, growth in GROWING.items()},
+    "box": _box,
+    **{
+        f"{side}_half": functools.partial(_half, side=side)
+        for side in ("left", "right", "top", "bottom")
+    },
+    "every_other_pixel": _every_other_pixel,
+}

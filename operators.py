@@ -1,0 +1,181 @@
+"""Measurement operators: what an instrument, or a loss of information, does to an image.
+
+A measurement is y = A(x) + std z with z standard normal. An operator A is any JAX function of the
+global batch, x: (B, *S) -> (B, *Y), linear or not, differentiable where it is used for guidance:
+`posterior` asks nothing else of it. The builders below make the common ones; those that need an
+image take x: (B, H, W, C). All of them are linear, keep a constant image constant (the mask and
+the random projection excepted), and work in the model's data range, whatever it is.
+
+An orthonormal colour basis is a 3x3 matrix whose first column is proportional to the weights of a
+luma: `x @ basis` has a multiple of the luma in channel 0 and pure colour in the others, and white
+noise stays white.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from utils.arrays import lookup
+
+# x: (B, *S) -> (B, *Y)
+Operator = Callable[[jax.Array], jax.Array]
+
+
+def measure(rng: jax.Array, operator: Operator, x: jax.Array, std: float) -> jax.Array:
+    """One measurement A(x) + std z of each example of x: (B, *S) -> (B, *Y)."""
+    y = operator(x)
+    return y + std * jax.random.normal(rng, y.shape, y.dtype)
+
+
+def color_basis(name: str) -> np.ndarray:
+    """The orthonormal basis (3, 3) of that name, float64.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    return lookup(COLOR_BASES, name, "color basis")
+
+
+def luma_weights(basis: str) -> np.ndarray:
+    """Weights of R, G and B in the luma of a color basis: (3,), of sum 1."""
+    first = color_basis(basis)[:, 0]
+    return first / first.sum()
+
+
+def luma(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
+    """Gray image (B, H, W, 1) of x: (B, H, W, 3), with the weights of a color basis."""
+    weights = jnp.asarray(luma_weights(basis)[:, None], x.dtype)
+    return jnp.matmul(x, weights, precision="highest")
+
+
+def _reflected(weights: tuple[float, float, float]) -> np.ndarray:
+    """The Householder reflection that swaps (1, 0, 0) and the normalised weights."""
+    v = np.array(weights) / np.linalg.norm(weights)
+    v[0] -= 1
+    return np.eye(3) - 2 * np.outer(v, v) / (v @ v)
+
+
+def get_identity() -> Operator:
+    """A(x) = x: denoising."""
+    return lambda x: x
+
+
+def get_masking(mask: jax.Array) -> Operator:
+    """A(x) = mask x, for a mask that broadcasts against one example of x; 0 in the hole."""
+
+    def operator(x: jax.Array) -> jax.Array:
+        return jnp.asarray(mask, x.dtype)[None] * x
+
+    return operator
+
+
+def get_grayscale(basis: str = "rgb_mean") -> Operator:
+    """The luma (B, H, W, 1) of x: (B, H, W, 3).
+
+    Raises:
+      ValueError: for an unknown basis.
+    """
+    color_basis(basis)
+    return functools.partial(luma, basis=basis)
+
+
+def get_block_mean(factor: int) -> Operator:
+    """Means over blocks of factor x factor pixels: (B, H, W, C) -> (B, H/factor, W/factor, C)."""
+
+    def operator(x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        if h % factor or w % factor:
+            raise ValueError(f"blocks of {factor} pixels do not divide images of {h}x{w}")
+        return x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+    return operator
+
+
+def get_gaussian_blur(width: float) -> Operator:
+    """Gaussian blur with standard deviation `width` in pixels, cut at three of them.
+
+    Raises:
+      ValueError: for a width that is not positive.
+    """
+    if not width > 0:
+        raise ValueError(f"the width {width} of a Gaussian blur must be positive")
+    radius = math.ceil(3 * width)
+    profile = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
+    return functools.partial(_filtered, kernel=np.outer(profile, profile))
+
+
+def get_motion_blur(length: float, angle: float = 0.0) -> Operator:
+    """Mean along a line of `length` pixels at `angle` degrees, anticlockwise from the rows.
+
+    Raises:
+      ValueError: for a length below one pixel.
+    """
+    if not length >= 1:
+        raise ValueError(f"the length {length} of a motion blur must be at least one pixel")
+    radius = math.ceil((length - 1) / 2)
+    # A fine sampling of the line, each point shared among its four nearest pixels.
+    s = np.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * radius + 1)[:, None]
+    pixel = np.arange(-radius, radius + 1)[None]
+    down = np.maximum(1 - np.abs(pixel + s * math.sin(math.radians(angle))), 0)
+    along = np.maximum(1 - np.abs(pixel - s * math.cos(math.radians(angle))), 0)
+    return functools.partial(_filtered, kernel=down.T @ along)
+
+
+def _filtered(x: jax.Array, kernel: np.ndarray) -> jax.Array:
+    """Correlates each channel of x with a kernel (2r+1, 2r+1), normalised; mirrored borders."""
+    radius, c = len(kernel) // 2, x.shape[-1]
+    if radius >= min(x.shape[1:3]):
+        raise ValueError(f"a blur over {len(kernel)} pixels is too wide for images of {x.shape}")
+    x = jnp.pad(x, ((0, 0), (radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    taps = jnp.asarray(kernel / kernel.sum(), x.dtype)[:, :, None, None]
+    return jax.lax.conv_general_dilated(
+        x,
+        jnp.broadcast_to(taps, (*taps.shape[:3], c)),
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=c,
+        precision="highest",
+    )
+
+
+def get_random_projection(shape: tuple[int, ...], n: int, seed: int = 0) -> Operator:
+    """n random projections of each example, as in compressed sensing: (B, *shape) -> (B, n).
+
+    The directions are normal with variance 1 / D in D = prod(shape) dimensions: of about unit
+    length, so that std means the same as for pixels. The matrix is kept in memory.
+
+    Raises:
+      ValueError: unless 1 <= n <= D.
+    """
+    d = math.prod(shape)
+    if not 1 <= n <= d:
+        raise ValueError(f"{n} projections of {d} values: the number must lie between 1 and {d}")
+    matrix = np.random.default_rng(seed).normal(0, d**-0.5, (d, n)).astype(np.float32)
+
+    def operator(x: jax.Array) -> jax.Array:
+        flat = x.reshape(x.shape[0], d)
+        return jnp.matmul(flat, jnp.asarray(matrix, x.dtype), precision="highest")
+
+    return operator
+
+
+COLOR_BASES = {
+    # The basis of score_sde; its luma is the mean of R, G and B.
+    "rgb_mean": np.array([[1, -2, 0], [1, 1, 1], [1, 1, -1]]) / np.sqrt([3, 6, 2]),
+    "rec709": _reflected((0.2126, 0.7152, 0.0722)),
+    "rec601": _reflected((0.299, 0.587, 0.114)),
+}
+OPERATORS = {
+    "identity": get_identity,
+    "mask": get_masking,
+    "grayscale": get_grayscale,
+    "block_mean": get_block_mean,
+    "gaussian_blur": get_gaussian_blur,
+    "motion_blur": get_motion_blur,
+    "random_projection": get_random_projection,
+}
