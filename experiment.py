@@ -23,6 +23,7 @@ _RANGES = {
     "model.sigma_data": (1e-6, np.inf),
     "model.ema_rate": (0, 1),
     "model.dropout": (0, 0.999),
+    "model.label_dropout": (0, 1),
     "optim.lr": (0, np.inf),
     "optim.warmup": (0, np.inf),
     "optim.beta1": (0, 0.999999),
@@ -46,14 +47,58 @@ class Experiment:
     def loss_fn(self, train: bool) -> losses.LossFn:
         """The loss, with dropout on or off."""
         level_fn = losses.get_level_fn(self.config, self.sde)
-        reduce_mean = self.config.training.reduce_mean
+        m, reduce_mean = self.config.model, self.config.training.reduce_mean
         return losses.get_sde_loss_fn(
-            self.sde, self.model, self.parametrization, level_fn, train, reduce_mean
+            *(self.sde, self.model, self.parametrization, level_fn, train, reduce_mean),
+            num_classes=m.num_classes,
+            label_dropout=m.label_dropout,
         )
 
-    def score_fn(self, params: Any, model_state: Any) -> ScoreFn:
-        """The score of the network with these parameters, in evaluation mode."""
-        return get_score_fn(self.sde, self.model, params, model_state, self.parametrization)
+    def score_fn(
+        self, params: Any, model_state: Any, labels: jax.Array | np.ndarray | None = None
+    ) -> ScoreFn:
+        """The score of the network with these parameters, in evaluation mode.
+
+        Args:
+          params, model_state: of the network.
+          labels: (B,) class labels of the examples of each call, `config.model.num_classes` for no
+            class; None: no class.
+
+        Raises:
+          ValueError: for labels that are not classes of the network.
+        """
+        if labels is not None and not isinstance(labels, jax.core.Tracer):
+            self._check_labels("labels", np.asarray(labels), self.config.model.num_classes)
+        return get_score_fn(
+            *(self.sde, self.model, params, model_state, self.parametrization), class_labels=labels
+        )
+
+    def check_batch(self, batch: dict[str, np.ndarray]) -> None:
+        """Raises ValueError unless a batch of the data, on the host, has labels to train with."""
+        n, name = self.config.model.num_classes, self.config.data.dataset
+        if n == 0:
+            return
+        labels = np.asarray(batch["label"])
+        self._check_labels(f"data.dataset={name!r}", labels, n - 1)
+        # A data set without labels says 0 everywhere; one with labels hardly ever does.
+        if not labels.any() and n**labels.size > 1e6:
+            raise ValueError(
+                f"data.dataset={name!r} has the label 0 for all of {labels.size} examples, as "
+                f"one without classes; set --config.model.num_classes=0, or use data with labels"
+            )
+
+    def _check_labels(self, what: str, labels: np.ndarray, last: int) -> None:
+        n = self.config.model.num_classes
+        if n == 0:
+            raise ValueError(
+                f"{what}: the network is told no classes (model.num_classes=0); leave labels out"
+            )
+        wrong = labels[(labels < 0) | (labels > last)]
+        if wrong.size:
+            raise ValueError(
+                f"{what}: the label {wrong[0]} does not lie in 0 ... {last}, as "
+                f"model.num_classes={n} asks; change one of them"
+            )
 
     def init_state(self) -> losses.State:
         """The state before training."""

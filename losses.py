@@ -12,6 +12,7 @@ The objectives differ in how the noise level is drawn and in the weight w (`Nois
     SMLD, DDPM            one of N discrete levels, w = 1 (Song et al. 2021, section 2)
     EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
                           which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
+    EDM's VP, VE, iDDPM   sigma / mu as in the other columns of that table, w = 1
 
 Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of
 the example in the data stream), so that they do not depend on how a batch is split over devices;
@@ -29,8 +30,8 @@ import ml_collections
 import optax
 from jax import lax
 
-from models.utils import Parametrization, get_score_fn
-from sde_lib import SDE, ScoreFn
+from models.utils import Parametrization, get_score_fn, iddpm_sigmas
+from sde_lib import SDE, VESDE, VPSDE, ScoreFn
 from utils.arrays import batch_mul, lookup
 
 Tree = Any
@@ -79,6 +80,20 @@ def uniform_levels(
     return NoiseLevel(t, mu, sigma, (g / sigma) ** 2)
 
 
+def importance_levels(sde: SDE, u: jax.Array, eps: float = TRAIN_EPS) -> NoiseLevel:
+    """Times in [eps, T] with density proportional to g^2 / sigma^2, for u: (B,) in [0, 1).
+
+    The loss has the expectation of `uniform_levels` with likelihood weighting, while its weight is
+    the same for all times (Song et al. 2021, arXiv 2101.09258, variance reduction by importance
+    sampling). For every SDE with linear drift g^2 / sigma^2 is the derivative of
+    log(sigma^2 / mu^2), so that this is a uniform log-SNR.
+    """
+    first, last = sde.log_snr(jnp.asarray([eps, sde.T]))
+    t = jnp.clip(sde.time_of_log_snr(first + u * (last - first)), eps, sde.T)
+    mu, sigma = sde.marginal_coeffs(t)
+    return NoiseLevel(t, mu, sigma, jnp.full_like(t, (first - last) / (sde.T - eps)))
+
+
 def discrete_levels(sde: SDE, k: jax.Array) -> NoiseLevel:
     """Levels k: (B,) of the discrete chain, 0 the cleanest (SMLD and DDPM).
 
@@ -89,14 +104,39 @@ def discrete_levels(sde: SDE, k: jax.Array) -> NoiseLevel:
     return NoiseLevel(k * (sde.T / (sde.N - 1)), mu, sigma, jnp.ones_like(sigma))
 
 
+def ratio_levels(sde: SDE, ratio: jax.Array, sigma_data: float | None = None) -> NoiseLevel:
+    """Levels with the noise-to-signal ratios sigma / mu, (B,), as far as the SDE reaches.
+
+    Beyond either end the level at that end is taken. The weight is 1, or with sigma_data EDM's.
+    """
+    t = jnp.clip(sde.time_of_log_snr(-2 * jnp.log(ratio)), TRAIN_EPS, sde.T)
+    mu, sigma = sde.marginal_coeffs(t)
+    excess = 0.0 if sigma_data is None else (sigma / mu / sigma_data) ** 2
+    return NoiseLevel(t, mu, sigma, jnp.ones_like(t) + excess)
+
+
 def edm_levels(
     sde: SDE, n: jax.Array, p_mean: float, p_std: float, sigma_data: float
 ) -> NoiseLevel:
-    """Noise-to-signal ratios exp(p_mean + p_std n), n: (B,) standard normal, as far as the SDE
-    reaches: beyond either end the level at that end is taken."""
-    t = jnp.clip(sde.time_of_log_snr(-2 * (p_mean + p_std * n)), TRAIN_EPS, sde.T)
-    mu, sigma = sde.marginal_coeffs(t)
-    return NoiseLevel(t, mu, sigma, 1 + (sigma / mu / sigma_data) ** 2)
+    """Ratios exp(p_mean + p_std n), n: (B,) standard normal (Karras et al. 2022, table 1)."""
+    return ratio_levels(sde, jnp.exp(p_mean + p_std * n), sigma_data)
+
+
+def edm_vp_levels(sde: SDE, u: jax.Array, beta_min: float, beta_max: float) -> NoiseLevel:
+    """Ratios of the VP SDE at times 1 + u (TRAIN_EPS - 1), u: (B,) in [0, 1) (same table)."""
+    mu, sigma = VPSDE(beta_min, beta_max).marginal_coeffs(1 + u * (TRAIN_EPS - 1))
+    return ratio_levels(sde, sigma / mu)
+
+
+def edm_ve_levels(sde: SDE, u: jax.Array, sigma_min: float, sigma_max: float) -> NoiseLevel:
+    """Log-uniform ratios between sigma_min and sigma_max, u: (B,) in [0, 1) (same table)."""
+    return ratio_levels(sde, VESDE(sigma_min, sigma_max).marginal_coeffs(u)[1])
+
+
+def edm_iddpm_levels(sde: SDE, u: jax.Array) -> NoiseLevel:
+    """Ratios that are levels of iDDPM, each as probable, u: (B,) in [0, 1) (same table)."""
+    sigmas = jnp.asarray(iddpm_sigmas()[:-1], jnp.float32)  # the last is 0
+    return ratio_levels(sde, sigmas[(u * len(sigmas)).astype(jnp.int32)])
 
 
 def score_matching_error(
@@ -120,30 +160,43 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> Callable[[jax.A
     Raises:
       ValueError: for an unknown objective, or switches that exclude each other.
     """
-    t, m = config.training, config.model
-    if t.objective not in ("score", "edm"):
-        raise ValueError(f"unknown training.objective {t.objective!r}; choose from: score, edm")
-    if t.likelihood_weighting and (t.objective == "edm" or not t.continuous):
+    t = config.training
+    objectives = {"score": None} | EDM_OBJECTIVES
+    row = lookup(objectives, t.objective, "training.objective")
+    if t.likelihood_weighting and (row or not t.continuous):
         raise ValueError(
             "training.likelihood_weighting=True weights the continuous objective; set "
             "training.continuous=True and training.objective='score', or turn it off"
         )
-    if t.objective == "edm":
-        if not t.continuous:
-            raise ValueError("training.objective='edm' needs training.continuous=True")
-        normal = jax.vmap(jax.random.normal)
-        return lambda keys: edm_levels(sde, normal(keys), t.p_mean, t.p_std, m.sigma_data)
-    if t.continuous:
-        uniform = jax.vmap(jax.random.uniform)
-        return lambda keys: uniform_levels(
-            sde, uniform(keys), likelihood_weighting=t.likelihood_weighting
+    if t.importance_sampling and not t.likelihood_weighting:
+        raise ValueError(
+            "training.importance_sampling=True draws times for the likelihood weighting; set "
+            "training.likelihood_weighting=True, or turn it off"
         )
+    if row:
+        if not t.continuous:
+            raise ValueError(f"training.objective={t.objective!r} needs training.continuous=True")
+        draw, levels, fields = row
+        constants = [config[section][key] for section, key in fields]
+        return lambda keys: levels(sde, jax.vmap(draw)(keys), *constants)
+    uniform = jax.vmap(jax.random.uniform)
+    if t.importance_sampling:
+        return lambda keys: importance_levels(sde, uniform(keys))
+    if t.continuous:
+        weighting = t.likelihood_weighting
+        return lambda keys: uniform_levels(sde, uniform(keys), likelihood_weighting=weighting)
     try:
         sde.discrete_coeffs(jnp.zeros((), jnp.int32))
     except NotImplementedError as e:
         raise ValueError(f"training.sde={t.sde!r}: {e}") from e
     randint = jax.vmap(lambda key: jax.random.randint(key, (), 0, sde.N))
     return lambda keys: discrete_levels(sde, randint(keys))
+
+
+def drop_labels(keys: jax.Array, labels: jax.Array, num_classes: int, rate: float) -> jax.Array:
+    """Class labels (B,), each replaced by num_classes, no class, with probability `rate`."""
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    return jnp.where(dropped, num_classes, labels)
 
 
 def get_sde_loss_fn(
@@ -153,6 +206,8 @@ def get_sde_loss_fn(
     level_fn: Callable[[jax.Array], NoiseLevel],
     train: bool,
     reduce_mean: bool = True,
+    num_classes: int = 0,
+    label_dropout: float = 0.0,
 ) -> LossFn:
     """The loss of a network.
 
@@ -160,12 +215,15 @@ def get_sde_loss_fn(
       sde: the forward process.
       model, parametrization: see `models.utils.get_score_fn`.
       level_fn: draws noise levels, see `get_level_fn`.
-      train: whether dropout is on.
+      train: whether dropout is on, that of labels too.
       reduce_mean: mean over the data dimensions; else half their sum.
+      num_classes: classes that the network is told of; 0: none.
+      label_dropout: probability of hiding an example's class in training.
 
     Returns:
       `(rng, params, model_state, batch) -> (loss, model_state)`; the batch holds "image": (B, *S)
-      in the model's range and "index": (B,), the positions of the examples in the data stream.
+      in the model's range, "index": (B,), the positions of the examples in the data stream, and
+      with classes "label": (B,) integers.
     """
 
     def loss_fn(rng: jax.Array, params: Tree, model_state: Tree, batch: Batch):
@@ -173,8 +231,12 @@ def get_sde_loss_fn(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["index"])
         level_keys, noise_keys, dropout_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
         z = jax.vmap(lambda k: jax.random.normal(k, x_0.shape[1:]))(noise_keys)
+        classes = batch["label"] if num_classes else None
+        if num_classes and train:
+            label_keys = jax.vmap(jax.random.fold_in, (0, None))(level_keys, 1)
+            classes = drop_labels(label_keys, classes, num_classes, label_dropout)
         score_fn = get_score_fn(
-            sde, model, params, model_state, parametrization, train, dropout_keys[0]
+            sde, model, params, model_state, parametrization, train, dropout_keys[0], classes
         )
         error = score_matching_error(score_fn, x_0, level_fn(level_keys), z)
         return reduce_loss(error, reduce_mean), model_state
@@ -321,3 +383,22 @@ def repeat_step(step_fn: Callable, n_steps: int) -> Callable:
 
 
 OPTIMIZERS = {"adam": _adam}
+# objective -> (what is drawn for each example, levels of it, further arguments: fields of a config)
+EDM_OBJECTIVES = {
+    "edm": (
+        jax.random.normal,
+        edm_levels,
+        (("training", "p_mean"), ("training", "p_std"), ("model", "sigma_data")),
+    ),
+    "edm_vp": (
+        jax.random.uniform,
+        edm_vp_levels,
+        (("model", "beta_min"), ("model", "beta_max")),
+    ),
+    "edm_ve": (
+        jax.random.uniform,
+        edm_ve_levels,
+        (("model", "sigma_min"), ("model", "sigma_max")),
+    ),
+    "edm_iddpm": (jax.random.uniform, edm_iddpm_levels, ()),
+}

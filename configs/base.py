@@ -16,8 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.training = t = ml_collections.ConfigDict()
     t.sde = "vesde"  # a row of sde_lib.SDES
     t.continuous = True  # continuous times; False: the discrete SMLD or DDPM loss
-    t.objective = "score"  # "score": Song et al. 2021; "edm": sigma sampling and weight of EDM
+    t.objective = "score"  # "score": Song et al. 2021; else a row of losses.EDM_OBJECTIVES
     t.likelihood_weighting = False  # weight g(t)^2 instead of std(t)^2; objective "score" only
+    t.importance_sampling = False  # draw times as often as that weight says: less variance
     t.reduce_mean = True  # mean over the data dimensions; False: half their sum
     t.p_mean = -1.2  # objective "edm": mean of log sigma
     t.p_std = 1.2  # objective "edm": standard deviation of log sigma
@@ -34,19 +35,51 @@ def get_config() -> ml_collections.ConfigDict:
     s.method = "pc"  # a row of sampling.SAMPLERS
     s.predictor = "reverse_diffusion"  # a row of sampling.PREDICTORS
     s.corrector = "langevin"  # a row of sampling.CORRECTORS
-    s.steps = 0  # time steps; 0: as many as the noise levels of training (model.num_scales)
+    s.steps = 0  # time steps; 0: "pc": model.num_scales, few-step solvers: 18 or 20
     s.eps = 0.0  # time at which sampling stops; 0: the SDE's own t_min
     s.n_steps_each = 1  # corrector steps at each time
     s.snr = 0.16  # signal-to-noise ratio of the corrector
     s.probability_flow = False  # leave the predictor's noise out
     s.noise_removal = True  # return the mean of the last step, without its noise
+    s.grid = "edm"  # times of the few-step solvers: a row of solvers.TIME_GRIDS
+    s.rho = 7.0  # grid "edm": exponent; larger puts more of the steps near the data
+    s.order = 2  # "unipc": 1, 2 or 3
+    s.s_churn = 0.0  # "heun": noise added in each step, in EDM's terms; 0: none
+    s.s_min = 0.05  # "heun": smallest level sigma / mu at which noise is added
+    s.s_max = 50.0  # "heun": largest level sigma / mu at which noise is added
+    s.s_noise = 1.003  # "heun": factor of the noise added
+    s.abs_tol = 0.0078  # "adaptive_sde": one 8-bit level of data in [-1, 1]; half of it in [0, 1]
+    s.rel_tol = 0.05  # "adaptive_sde": relative to each pixel
+    s.rtol = 1e-5  # "ode": relative tolerance
+    s.atol = 1e-5  # "ode": absolute tolerance
+    s.ode_solver = "tsit5"  # "ode": a row of probability_flow.ODE_SOLVERS
+    s.error_control = "batch"  # "ode": tolerance for the whole batch, or for each "sample"
+    s.ode_solver = "tsit5"  # "ode", encoding, bits/dim: a row of probability_flow.ODE_SOLVERS
+    s.error_control = "batch"  # of the same: "batch": steps in common; "sample": for each its own
+    s.rtol = 1e-5  # "ode", encoding: relative tolerance of a step
+    s.atol = 1e-5  # "ode", encoding: absolute tolerance of a step
 
     c.eval = e = ml_collections.ConfigDict()
-    e.tasks = ("samples",)  # rows of run_lib.EVALUATORS
+    e.tasks = ("samples",)  # rows of evaluators.EVALUATORS
     e.checkpoint = 0  # step of the checkpoint to evaluate; 0: the latest
     e.batch_size = 64  # samples, or examples, at a time
     e.num_samples = 64  # samples in all
     e.frames = 40  # pictures in the GIF of the reverse process; 0: no GIF
+    e.features = "inception"  # a row of features.FEATURES: inception (FID), classifier (FD)
+    e.inception_path = ""  # the file pt_inception-2015-12-05-6726825d.pth of pytorch-fid
+    e.features_path = ""  # where the classifier is kept; "": data/classifiers/DATASET-...
+    e.stats = ""  # reference statistics, by tools.compute_stats; "": made of all training images
+    e.split = "test"  # whose images "loss", "bpd", "encode" and "interpolate" take: test, train
+    e.num_examples = 0  # images that "loss" and "bpd" are means over; 0: the whole split
+    e.num_encoded = 16  # images that "encode" turns into latents and back
+    e.num_pairs = 4  # pairs of images that "interpolate" goes between
+    e.num_points = 9  # images on the way between two, both ends counted
+    e.bpd_estimator = "rademacher"  # of the divergence: a row of likelihood.ESTIMATORS
+    e.bpd_probes = 1  # probes an image; 2 or more show their standard error
+    e.bpd_repeats = 1  # passes over the data, each with other noise; score_sde makes 5 on "test"
+    e.bpd_eps = 1e-5  # time at which the data are taken to be
+    e.bpd_rtol = 1e-5  # relative tolerance of a step
+    e.bpd_atol = 1e-5  # absolute tolerance of a step
 
     c.data = d = ml_collections.ConfigDict()
     d.dataset = "mnist"  # a row of datasets.DATASETS
@@ -62,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model = m = ml_collections.ConfigDict()
     m.name = "ncsnpp"  # a row of models.utils.MODELS
     m.parametrization = "score_sde"  # a row of models.utils.PARAMETRIZATIONS
-    m.sigma_data = 0.5  # parametrization "edm": standard deviation of the data
+    m.sigma_data = 0.5  # parametrization, objective "edm": standard deviation of the data
     m.sigma_min = 0.01  # VE: smallest noise level
     m.sigma_max = 50.0  # VE: largest noise level
     m.sigma_base = 25.0  # sigma^t SDE: its sigma
@@ -83,6 +116,8 @@ def get_config() -> ml_collections.ConfigDict:
     m.nonlinearity = "swish"  # elu, relu, lrelu, swish
     m.resamp_with_conv = True  # a convolution in each resampling layer of "ddpm" blocks
     m.conditional = True  # the network sees the noise level
+    m.num_classes = 0  # classes of the data that the network is told of; 0: none
+    m.label_dropout = 0.1  # probability of hiding an example's class in training
     m.fir = True  # resample with the filter below; False: mean and nearest neighbour
     m.fir_kernel = (1, 3, 3, 1)  # taps of the separable filter, normalised to sum 1
     m.skip_rescale = True  # residual sums times 1/sqrt(2)

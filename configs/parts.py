@@ -177,6 +177,12 @@ def edm(c: ml_collections.ConfigDict) -> None:
     c.training.reduce_mean = True
 
 
+def heun(c: ml_collections.ConfigDict) -> None:
+    """The sampler of Karras et al. 2022: Heun's method on their grid, 18 steps, 35 evaluations."""
+    c.sampling.method = "heun"
+    c.sampling.steps = 18
+
+
 def mnist(c: ml_collections.ConfigDict) -> None:
     """28-pixel digits, and a network and a schedule that train on two CPU cores in ten minutes.
 
@@ -235,7 +241,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     t.snapshot_freq = 10
     t.snapshot_freq_for_preemption = 10
     c.optim.warmup = 4
-    c.sampling.steps = 50
+    c.sampling.steps = 50 if c.sampling.method == "pc" else 5
     c.sampling.n_steps_each = min(c.sampling.n_steps_each, 2)
     c.eval.batch_size = 16
     c.eval.num_samples = 16

@@ -22,7 +22,14 @@ from models.layers import (
     noise_levels,
     positional_embedding,
 )
-from models.unet import Resample, ResnetBlock, check_halvings, check_sizes
+from models.unet import (
+    Resample,
+    ResnetBlock,
+    add_class_embedding,
+    check_classes,
+    check_halvings,
+    check_sizes,
+)
 from utils.arrays import batch_mul
 
 
@@ -39,6 +46,7 @@ class DDPM(nn.Module):
         always has GroupNorm).
       resamp_with_conv: a convolution in the layers that halve and double the resolution.
       conditional: use the labels at all.
+      num_classes: classes that the network is told of; 0: none.
       dropout: rate in every residual block.
       init_scale: initial scale of the last convolutions.
       centered: the input is in [-1, 1]; else it is in [0, 1] and is mapped to [-1, 1] first.
@@ -58,6 +66,7 @@ class DDPM(nn.Module):
     normalization: str = "GroupNorm"
     resamp_with_conv: bool = True
     conditional: bool = True
+    num_classes: int = 0
     dropout: float = 0.1
     init_scale: float = 0.0
     centered: bool = False
@@ -71,12 +80,15 @@ class DDPM(nn.Module):
         get_nonlinearity(self.nonlinearity)
         self._norm()
         check_sizes(self.nf, self.ch_mult, self.num_res_blocks)
+        check_classes(self.num_classes, self.conditional)
 
-    def _embed(self, labels: jax.Array) -> jax.Array | None:
-        """Embedding (B, 4 nf) of the noise level, or None for an unconditional network."""
+    def _embed(self, labels: jax.Array, class_labels: jax.Array | None) -> jax.Array | None:
+        """Embedding (B, 4 nf) of noise level and class, or None for an unconditional network."""
         if not self.conditional:
             return None
-        temb = Dense(4 * self.nf, name="time_dense_0")(positional_embedding(labels, self.nf))
+        temb = positional_embedding(labels, self.nf)
+        temb = add_class_embedding(temb, class_labels, self.num_classes)
+        temb = Dense(4 * self.nf, name="time_dense_0")(temb)
         return Dense(4 * self.nf, name="time_dense_1")(get_nonlinearity(self.nonlinearity)(temb))
 
     def _norm(self) -> Callable[..., nn.Module]:
@@ -103,24 +115,32 @@ class DDPM(nn.Module):
         return Resample(up, self.resamp_with_conv, dtype=self.dtype, name=name)
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        labels: jax.Array,
+        train: bool = False,
+        class_labels: jax.Array | None = None,
+    ) -> jax.Array:
         """Runs the network.
 
         Args:
           x: (B, H, W, C) images.
           labels: (B,) time steps (not necessarily whole), or indices into `sigmas`.
           train: whether dropout is on (it needs the rng "dropout").
+          class_labels: (B,) integers in 0 ... num_classes, the last for no class; None: no class.
 
         Returns:
           (B, H, W, C), float32.
 
         Raises:
-          ValueError: if H or W cannot be halved len(ch_mult) - 1 times.
+          ValueError: if H or W cannot be halved len(ch_mult) - 1 times, and for class labels where
+            there are no classes.
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1, f"model.ch_mult={tuple(self.ch_mult)}")
         widths = [self.nf * m for m in self.ch_mult]
-        temb = self._embed(labels)
+        temb = self._embed(labels, class_labels)
         x = (x if self.centered else 2 * x - 1).astype(self.dtype)
 
         hs = [h := Conv(self.nf, dtype=self.dtype, name="conv_in")(x)]

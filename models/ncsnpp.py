@@ -24,7 +24,15 @@ from models.layers import (
     positional_embedding,
     residual_sum,
 )
-from models.unet import Resample, ResnetBlock, check_halvings, check_sizes, resample
+from models.unet import (
+    Resample,
+    ResnetBlock,
+    add_class_embedding,
+    check_classes,
+    check_halvings,
+    check_sizes,
+    resample,
+)
 from utils.arrays import batch_mul
 
 
@@ -49,6 +57,7 @@ class NCSNpp(nn.Module):
       log_labels: take the log of the labels before Fourier features; off where the labels are
         logs already.
       conditional: use the labels at all.
+      num_classes: classes that the network is told of; 0: none.
       dropout: rate in every residual block.
       init_scale: initial scale of the last convolutions.
       centered: the input is in [-1, 1]; else it is in [0, 1] and is mapped to [-1, 1] first.
@@ -76,6 +85,7 @@ class NCSNpp(nn.Module):
     fourier_scale: float = 16.0
     log_labels: bool = True
     conditional: bool = True
+    num_classes: int = 0
     dropout: float = 0.1
     init_scale: float = 0.0
     centered: bool = False
@@ -94,9 +104,10 @@ class NCSNpp(nn.Module):
                     f"choose from: {', '.join(choices)}"
                 )
         check_sizes(self.nf, self.ch_mult, self.num_res_blocks)
+        check_classes(self.num_classes, self.conditional)
 
-    def _embed(self, labels: jax.Array) -> jax.Array | None:
-        """Embedding (B, 4 nf) of the noise level, or None for an unconditional network."""
+    def _embed(self, labels: jax.Array, class_labels: jax.Array | None) -> jax.Array | None:
+        """Embedding (B, 4 nf) of noise level and class, or None for an unconditional network."""
         if not self.conditional:
             return None
         if self.embedding_type == "fourier":
@@ -104,6 +115,7 @@ class NCSNpp(nn.Module):
             temb = GaussianFourier(self.nf, self.fourier_scale, name="time_fourier")(x)
         else:
             temb = positional_embedding(labels, self.nf)
+        temb = add_class_embedding(temb, class_labels, self.num_classes)
         temb = Dense(4 * self.nf, name="time_dense_0")(temb)
         return Dense(4 * self.nf, name="time_dense_1")(get_nonlinearity(self.nonlinearity)(temb))
 
@@ -176,7 +188,13 @@ class NCSNpp(nn.Module):
         return pyramid, pyramid
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        labels: jax.Array,
+        train: bool = False,
+        class_labels: jax.Array | None = None,
+    ) -> jax.Array:
         """Runs the network.
 
         Args:
@@ -184,17 +202,19 @@ class NCSNpp(nn.Module):
           labels: (B,) noise levels: sigma for Fourier embedding, time steps (not necessarily
             whole) or indices into `sigmas` for positional embedding.
           train: whether dropout is on (it needs the rng "dropout").
+          class_labels: (B,) integers in 0 ... num_classes, the last for no class; None: no class.
 
         Returns:
           (B, H, W, C), float32.
 
         Raises:
-          ValueError: if H or W cannot be halved len(ch_mult) - 1 times.
+          ValueError: if H or W cannot be halved len(ch_mult) - 1 times, and for class labels where
+            there are no classes.
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1, f"model.ch_mult={tuple(self.ch_mult)}")
         widths = [self.nf * m for m in self.ch_mult]
-        temb = self._embed(labels)
+        temb = self._embed(labels, class_labels)
         x = (x if self.centered else 2 * x - 1).astype(self.dtype)
 
         pyramid = x

@@ -1,8 +1,9 @@
-"""Parts of the U-Nets: residual blocks and resampling.
+"""Parts of the U-Nets: residual blocks, resampling, and the embedding of a class.
 
 Images are NHWC; embeddings of the noise level are (B, E). The defaults are those of NCSN++.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -87,6 +88,39 @@ class ResnetBlock(nn.Module):
         return residual_sum(x, h, self.skip_rescale)
 
 
+def add_class_embedding(
+    temb: jax.Array, class_labels: jax.Array | None, num_classes: int
+) -> jax.Array:
+    """Adds a vector of the class to temb: (B, E), the embedding of the noise level.
+
+    As in the networks of Karras et al. 2022: a product with one-hot vectors of length
+    sqrt(num_classes). No class is the zero vector, which leaves the bias. Called from a module,
+    which gets the layer `class_dense` where there are classes.
+
+    Args:
+      temb: (B, E).
+      class_labels: (B,) integers in 0 ... num_classes, the last for no class; None: no class.
+      num_classes: of the network; 0 for a network that is told no class.
+
+    Returns:
+      (B, E).
+
+    Raises:
+      ValueError: for labels that the network has no use for.
+    """
+    if num_classes == 0:
+        if class_labels is not None:
+            raise ValueError(
+                "class labels are given to a network that is told no class; leave them out, or "
+                "train one with model.num_classes"
+            )
+        return temb
+    if class_labels is None:
+        class_labels = jnp.full(temb.shape[:1], num_classes)
+    one_hot = jax.nn.one_hot(class_labels, num_classes) * math.sqrt(num_classes)
+    return temb + Dense(temb.shape[1], name="class_dense")(one_hot)
+
+
 def check_sizes(nf: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
     """Raises ValueError unless the numbers describe a U-Net."""
     if nf < 4 or not ch_mult or min(ch_mult) < 1 or num_res_blocks < 1:
@@ -94,6 +128,15 @@ def check_sizes(nf: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
             f"model.nf={nf}, model.ch_mult={tuple(ch_mult)} and "
             f"model.num_res_blocks={num_res_blocks} must be at least 4, a tuple of positive "
             "numbers and 1"
+        )
+
+
+def check_classes(num_classes: int, conditional: bool) -> None:
+    """Raises ValueError unless a network can be told that many classes."""
+    if num_classes < 0 or (num_classes and not conditional):
+        raise ValueError(
+            f"model.num_classes={num_classes} must be 0, or positive with model.conditional=True, "
+            "because the class joins the embedding of the noise level"
         )
 
 

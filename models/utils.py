@@ -8,24 +8,30 @@ a `ScoreFn`, x: (B, *S), t: (B,) -> grad_x log p_t(x): (B, *S), and nothing of n
     sigma_index  score = net(x, index into falling sigmas)   VE, discrete (SMLD)
     eps          score = -net(x, 999 t) / sigma              VP and sub-VP, continuous
     eps_index    score = -net(x, (N - 1) t) / sigma_i        VP, discrete (DDPM)
-    edm          score = (mu D - x) / sigma^2                Karras et al. 2022, eq. 7
+    edm*         score = (mu D - x) / sigma^2                Karras et al. 2022, eq. 7
     score_sde    the one of the first four that score_sde uses for the SDE
+
+The rows `edm*` are those of `PRECONDITIONINGS`, table 1 of Karras et al. 2022 (arXiv 2206.00364):
+a denoiser D of data with noise, sigma / mu in our terms, around an inner network F,
+
+    D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from models.ddpm import DDPM
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
-from sde_lib import SDE, Pair, ScoreFn, get_sde
+from sde_lib import SDE, VPSDE, ScoreFn, get_sde
 from utils.arrays import batch_mul, lookup
 
 Params = Any
@@ -52,34 +58,94 @@ def _eps_index(sde: SDE, net: Net, x: jax.Array, t: jax.Array) -> jax.Array:
     return batch_mul(-1 / sigma, net(x, t * ((sde.N - 1) / sde.T)))
 
 
-def _edm_output(net: Net, x: jax.Array, sigma: jax.Array, sigma_data: float) -> Pair:
-    """F(c_in x, c_noise), and sigma^2 + sigma_data^2, for x: (B, *S) with noise sigma: (B,)."""
+class Preconditioning(NamedTuple):
+    """A row of table 1 of Karras et al. 2022 at noise levels sigma, each number (B,).
+
+    `c_drop` is (1 - c_skip) / sigma^2, which the score needs, in a form in which nothing cancels.
+    """
+
+    c_skip: jax.Array
+    c_out: jax.Array
+    c_in: jax.Array
+    c_noise: jax.Array
+    c_drop: jax.Array
+
+
+def _edm(sigma: jax.Array, sigma_data: float = 0.5) -> Preconditioning:
     total = sigma**2 + sigma_data**2
-    return net(batch_mul(total**-0.5, x), jnp.log(sigma) / 4), total
+    c_skip, c_out = sigma_data**2 / total, sigma * sigma_data * total**-0.5
+    return Preconditioning(c_skip, c_out, total**-0.5, jnp.log(sigma) / 4, 1 / total)
 
 
-def edm_denoise(net: Net, x: jax.Array, sigma: jax.Array, sigma_data: float) -> jax.Array:
-    """The preconditioned denoiser D(x; sigma) of Karras et al. 2022, eq. 7 and table 1.
+def _edm_vp(sigma: jax.Array, beta_min: float = 0.1, beta_max: float = 20.0) -> Preconditioning:
+    t = VPSDE(beta_min, beta_max).time_of_log_snr(-2 * jnp.log(sigma))
+    return _residual(-sigma, (1 + sigma**2) ** -0.5, 999 * t)
+
+
+def _edm_ve(sigma: jax.Array) -> Preconditioning:
+    return _residual(sigma, jnp.ones_like(sigma), jnp.log(sigma / 2))
+
+
+def _edm_iddpm(sigma: jax.Array) -> Preconditioning:
+    levels = jnp.asarray(iddpm_sigmas(), jnp.float32)
+    nearest = jnp.argmin(jnp.abs(sigma[:, None] - levels[None]), 1)
+    # The levels fall, and the network counts them from the cleanest that has noise.
+    return _residual(-sigma, (1 + sigma**2) ** -0.5, len(levels) - 2.0 - nearest)
+
+
+def _residual(c_out: jax.Array, c_in: jax.Array, c_noise: jax.Array) -> Preconditioning:
+    """A row with c_skip = 1."""
+    return Preconditioning(jnp.ones_like(c_in), c_out, c_in, c_noise, jnp.zeros_like(c_in))
+
+
+@functools.cache
+def iddpm_sigmas(steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008) -> np.ndarray:
+    """Noise levels u_0 > ... > u_steps = 0 of iDDPM: (steps + 1,), float64 (table 1)."""
+    alpha_bar = np.sin(np.pi / 2 * np.arange(steps + 1) / (steps * (c_2 + 1))) ** 2
+    sigmas = np.zeros(steps + 1)
+    for j in range(steps, 0, -1):
+        kept = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
+        sigmas[j - 1] = np.sqrt((sigmas[j] ** 2 + 1) / kept - 1)
+    return sigmas
+
+
+def edm_denoise(
+    row: Callable[[jax.Array], Preconditioning], net: Net, x: jax.Array, sigma: jax.Array
+) -> jax.Array:
+    """The denoiser D(x; sigma) of Karras et al. 2022, eq. 7 and table 1.
 
     Args:
-      net: the inner network F(x, log(sigma) / 4).
+      row: of `PRECONDITIONINGS`, its constants bound.
+      net: the inner network F(x, c_noise). Of more outputs than x has channels, as iDDPM's network
+        has, which learns variances too, the first are used.
       x: (B, *S), data plus noise of standard deviation sigma.
       sigma: (B,).
-      sigma_data: standard deviation of the data.
 
     Returns:
       (B, *S), the estimate of the data.
     """
-    output, total = _edm_output(net, x, sigma, sigma_data)
-    return batch_mul(sigma_data**2 / total, x) + batch_mul(sigma * sigma_data * total**-0.5, output)
+    c = row(sigma)
+    return batch_mul(c.c_skip, x) + batch_mul(c.c_out, _inner_output(net, x, c))
 
 
-def _edm(sde: SDE, net: Net, x: jax.Array, t: jax.Array, sigma_data: float) -> jax.Array:
+def _inner_output(net: Net, x: jax.Array, c: Preconditioning) -> jax.Array:
+    return net(batch_mul(c.c_in, x), c.c_noise)[..., : x.shape[-1]]
+
+
+def _preconditioned(
+    row: Callable[..., Preconditioning],
+    sde: SDE,
+    net: Net,
+    x: jax.Array,
+    t: jax.Array,
+    **constants: float,
+) -> jax.Array:
     mu, sigma = sde.marginal_coeffs(t)
     # x / mu is the same data with noise sigma / mu added and nothing shrunk. Putting `edm_denoise`
     # into (mu D - x) / sigma^2 would lose every digit at small sigma; collected, nothing cancels.
-    output, total = _edm_output(net, batch_mul(1 / mu, x), sigma / mu, sigma_data)
-    return batch_mul(sigma_data / (sigma * total**0.5), output) - batch_mul(1 / (mu**2 * total), x)
+    c = row(sigma / mu, **constants)
+    output = _inner_output(net, batch_mul(1 / mu, x), c)
+    return batch_mul(c.c_out * mu / sigma**2, output) - batch_mul(c.c_drop / mu**2, x)
 
 
 def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametrization:
@@ -97,6 +163,11 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
             "model.embedding_type='fourier' embeds continuous noise levels and cannot be used "
             "with training.continuous=False; set model.embedding_type='positional'"
         )
+    if name == "edm_iddpm" and embedding == "fourier":
+        raise ValueError(
+            "model.parametrization='edm_iddpm' counts noise levels from 0, of which "
+            "model.embedding_type='fourier' cannot take the log; set it to 'positional'"
+        )
     if embedding == "index" and name != "sigma_index":
         raise ValueError(
             f"model.name={m.name!r} looks up one of num_scales noise levels and cannot be used "
@@ -109,7 +180,8 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
             f"{name!r} with model.embedding_type={embedding!r} does not give it; set "
             "model.scale_by_sigma=False"
         )
-    return functools.partial(row, sigma_data=m.sigma_data) if name == "edm" else row
+    constants = {field: m[field] for field in _ROW_FIELDS.get(name, ())}
+    return functools.partial(row, **constants) if constants else row
 
 
 def _parametrization_name(config: ml_collections.ConfigDict, sde: SDE) -> str:
@@ -141,25 +213,30 @@ def get_score_fn(
     parametrization: Parametrization,
     train: bool = False,
     rng: jax.Array | None = None,
+    class_labels: jax.Array | None = None,
 ) -> ScoreFn:
     """The score of a network.
 
     Args:
       sde: the SDE the network was trained with.
-      model: called as `model(x, labels, train)`.
+      model: called as `model(x, labels, train)`, with class labels as `class_labels`.
       params: its parameters.
       model_state: its other variable collections, used as they are.
       parametrization: what it predicts, a row of `PARAMETRIZATIONS`.
       train: whether dropout is on.
       rng: key for dropout, needed with `train`.
+      class_labels: (B,) integers, of the classes of a network that is told them; `num_classes` of
+        the model stands for no class, as None does for all examples.
 
     Returns:
       x: (B, *S), t: (B,) -> (B, *S).
     """
     rngs = None if rng is None else {"dropout": rng}
+    classes = {} if class_labels is None else {"class_labels": class_labels}
 
     def net(x: jax.Array, labels: jax.Array) -> jax.Array:
-        return model.apply({"params": params, **model_state}, x, labels, train, rngs=rngs)
+        variables = {"params": params, **model_state}
+        return model.apply(variables, x, labels, train, rngs=rngs, **classes)
 
     return functools.partial(parametrization, sde, net)
 
@@ -173,14 +250,18 @@ def get_model(config: ml_collections.ConfigDict) -> nn.Module:
     cls = _model_class(config.model)
     sde = get_sde(config)
     get_parametrization(config, sde)
-    edm = config.model.parametrization == "edm"
+    row = config.model.parametrization
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
     kwargs["dtype"] = lookup(DTYPES, config.model.dtype, "dtype (model.dtype)")
-    # EDM scales its input itself and passes log sigma / 4.
-    kwargs["centered"] = config.data.centered or edm
+    kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS  # these scale the input
     if "log_labels" in fields:
-        kwargs["log_labels"] = not edm
+        kwargs["log_labels"] = row not in ("edm", "edm_ve")  # whose c_noise is a log already
+    if config.model.num_classes and "num_classes" not in fields:
+        raise ValueError(
+            f"model.num_classes={config.model.num_classes}, but model.name={config.model.name!r} "
+            "takes no classes; set it to 'ncsnpp' or 'ddpm', or model.num_classes=0"
+        )
     if config.model.scale_by_sigma and _embedding_type(config.model) != "fourier":
         with jax.ensure_compile_time_eval():  # numbers, also while a caller is being traced
             _, sigmas = sde.discrete_coeffs(jnp.arange(sde.N)[::-1])
@@ -216,10 +297,18 @@ MODELS = {
     "ncsnv2_256": NCSNv2_256,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRECONDITIONINGS = {
+    "edm": _edm,
+    "edm_vp": _edm_vp,
+    "edm_ve": _edm_ve,
+    "edm_iddpm": _edm_iddpm,
+}
+# row -> fields of `config.model` that are its constants
+_ROW_FIELDS = {"edm": ("sigma_data",), "edm_vp": ("beta_min", "beta_max")}
 PARAMETRIZATIONS = {
     "sigma": _sigma,
     "sigma_index": _sigma_index,
     "eps": _eps,
     "eps_index": _eps_index,
-    "edm": _edm,
+    **{name: functools.partial(_preconditioned, row) for name, row in PRECONDITIONINGS.items()},
 }

@@ -60,3 +60,14 @@ def random_network(config):
         return jnp.asarray(0.1 * n + near_one, jnp.float32)
 
     return model, jax.tree.map_with_path(draw, shapes_of(model, config))
+
+
+def edm_inner(z, names=("A", "b", "d"), labels=None):
+    """The inner network of the values in edm.npz, tanh(A x + c b + d + label Y) at each pixel."""
+    a, b, d, y = (jnp.asarray(z[f"in/inner/{name}"]) for name in (*names, "Y"))
+
+    def net(x, c):
+        h = x @ a.T + c[:, None, None, None] * b[None, None, None] + d[None, None, None]
+        return jnp.tanh(h if labels is None else h + (jnp.asarray(z[labels]) @ y)[:, None, None, :])
+
+    return net

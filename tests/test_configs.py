@@ -22,6 +22,7 @@ NAMES = list_configs.names()
 FAST = {"ve/mnist", "vp/mnist", "subvp/mnist"}  # one for each SDE
 # The other networks, and discrete training.
 NETWORKS = {"ve/cifar10_ncsnpp", "vp/ddpm/cifar10", "ve/ncsn/cifar10", "ve/ncsnv2/cifar10"}
+NETWORKS |= {"edm/mnist"}  # and another sampler
 
 
 def but_slow(names, fast=()):
@@ -138,6 +139,7 @@ PAGE_EXAMPLES = {  # NFE: time steps x (predictor and corrector steps at each)
     "ve/ncsn/cifar10": "VE, 10, 1,000; , , , ",
     "ve/ncsn/cifar10_124": "VE, 232, 1,160; , , , ",
     "ve/mnist": "VE, EDM, 200; , , , ",
+    "edm/cifar10": "VE, EDM, 35; 1.97, , , ",
 }
 
 

@@ -27,6 +27,8 @@ from losses import (
     State,
     discrete_levels,
     edm_levels,
+    edm_ve_levels,
+    edm_vp_levels,
     ema_decay,
     ema_update,
     get_eval_step_fn,
@@ -35,14 +37,22 @@ from losses import (
     get_schedule,
     get_sde_loss_fn,
     get_step_fn,
+    importance_levels,
     init_state,
     reduce_loss,
     repeat_step,
     score_matching_error,
     uniform_levels,
 )
-from models.utils import PARAMETRIZATIONS, get_model, get_parametrization, get_score_fn
-from sde_lib import SDES, VESDE, VPSDE, get_sde, subVPSDE
+from models.utils import (
+    PARAMETRIZATIONS,
+    get_model,
+    get_parametrization,
+    get_score_fn,
+    iddpm_sigmas,
+)
+from networks import edm_inner
+from sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde, subVPSDE
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
@@ -146,34 +156,39 @@ def assert_trees_close(ours, reference, unmoved):
             assert relative_error(a, b) <= 1e-4, (name, relative_error(a, b))
 
 
-def edm_inner(z, labels):
-    inner = {name: jnp.asarray(z[f"in/inner/{name}"]) for name in ("A", "b", "d", "Y")}
+def edm_setting(z, case, sde):
+    """The row of a case of edm.npz, as a function of an SDE, its levels, and its inner network."""
+    if case["kind"] == "edm_loss":
+        sd, normal = case["sigma_data"], jnp.asarray(z[case["log_sigma_normal"]])
+        row = functools.partial(PARAMETRIZATIONS["edm"], sigma_data=sd)
+        levels = edm_levels(sde, normal, case["P_mean"], case["P_std"], sd)
+        return row, levels, edm_inner(z, labels=case["labels"])
+    u = jnp.asarray(z[case["u"]])
+    if case["kind"] == "vp_loss":
+        levels, names = edm_vp_levels(sde, u, 0.1, 20.0), ("A", "b_vp", "d")
+    else:
+        levels = edm_ve_levels(sde, u, float(case["sigma_min"]), float(case["sigma_max"]))
+        names = ("A", "b", "d")
+    row = PARAMETRIZATIONS["edm_" + case["kind"].removesuffix("_loss")]
+    return row, levels, edm_inner(z, names)
 
-    def net(x, c):
-        h = x @ inner["A"].T + expand(c) * inner["b"][None, None, None]
-        h = h + inner["d"][None, None, None]
-        if labels is not None:
-            h = h + (jnp.asarray(z[labels]) @ inner["Y"])[:, None, None, :]
-        return jnp.tanh(h)
 
-    return net
+WIDE = {"vesde": VESDE(1e-3, 200.0), "sigma_power": SigmaPowerSDE(1e3)}  # enough for every case
 
 
 @pytest.mark.parametrize("name", list(SDES))
 @pytest.mark.parametrize(
     "case",
-    [c for c in cases("edm") if c["kind"] == "edm_loss"],
+    [c for c in cases("edm") if c["kind"].endswith("_loss")],
     ids=lambda c: c["out"].removeprefix("out/loss/"),
 )
 def test_golden_edm_loss(case, name):
     """Per element, and the same for every SDE: the loss depends on the noise-to-signal ratio."""
     z = load("edm")
-    sde = SDES[name]()
-    normal, sd = jnp.asarray(z[case["log_sigma_normal"]]), case["sigma_data"]
-    levels = edm_levels(sde, normal, case["P_mean"], case["P_std"], sd)
-    net, row = edm_inner(z, case["labels"]), PARAMETRIZATIONS["edm"]
+    sde = WIDE.get(name) or SDES[name]()
+    row, levels, net = edm_setting(z, case, sde)
     y, n = jnp.asarray(nhwc(z[case["y"]])), jnp.asarray(nhwc(z[case["noise"]]))
-    error = score_matching_error(lambda x, t: row(sde, net, x, t, sigma_data=sd), y, levels, n)
+    error = score_matching_error(lambda x, t: row(sde, net, x, t), y, levels, n)
     assert_golden(error, z, case["out"])
 
 
@@ -304,9 +319,85 @@ def test_levels_are_drawn_from_their_distribution(objective):
 
 
 @pytest.mark.parametrize(
+    "objective, sde",
+    [("edm_vp", VPSDE()), ("edm_ve", VESDE()), ("edm_iddpm", VESDE(1e-3, 3e4))],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_other_columns_of_the_edm_table_are_uniform_in_what_they_count(objective, sde):
+    """VP: the time of the VP SDE; VE: that of the VE SDE; iDDPM: the number of its level."""
+    config = base.get_config()
+    config.training.objective = objective
+    n = 20_000
+    levels = get_level_fn(config, sde)(keys(n))
+    np.testing.assert_array_equal(levels.weight, 1)
+    position = np.asarray(levels.t, np.float64)
+    if objective == "edm_iddpm":
+        log_sigmas = np.log(iddpm_sigmas()[-2::-1])  # rising
+        position = np.interp(np.log(levels.sigma), log_sigmas, np.arange(1000))
+        assert np.abs(position - position.round()).max() < 0.01
+        assert len(np.unique(position.round())) == 1000
+        position /= 999
+    assert position.mean() == pytest.approx(0.5, abs=4.5 / np.sqrt(12 * n))
+    assert position.var() == pytest.approx(1 / 12, abs=4.5 * np.sqrt(1 / 180 / n) + 2e-4)
+
+
+@ALL
+def test_importance_sampling_keeps_the_mean_of_the_weighted_loss_and_lowers_its_variance(sde):
+    """The exact score of data N(0, 0.3) but for its scale, so that no time has a small loss."""
+    n = 100_000
+    u = jax.random.uniform(jax.random.key(0), (2, n))
+    x_0, z = (jax.random.normal(jax.random.key(i), (n, 1)) for i in (1, 2))
+    weighted = (uniform_levels(sde, u[0], likelihood_weighting=True), importance_levels(sde, u[1]))
+    losses = []
+    for levels in weighted:
+        total = 0.3 * levels.mu**2 + levels.sigma**2
+        score_fn = lambda x, t, total=total: -0.8 * x / total[:, None]  # noqa: E731
+        errors = score_matching_error(score_fn, 0.3**0.5 * x_0, levels, z)
+        losses.append(np.asarray(errors, np.float64))
+    uniform, importance = losses
+    standard_error = np.hypot(uniform.std(), importance.std()) / np.sqrt(n)
+    assert abs(uniform.mean() - importance.mean()) < 4.5 * standard_error
+    np.testing.assert_array_equal(weighted[1].weight, weighted[1].weight[0])
+    if np.ptp(weighted[0].weight) < 1e-3 * weighted[0].weight[0]:  # VE: both are uniform in time
+        np.testing.assert_allclose(importance_levels(sde, u[0]).t, weighted[0].t, atol=1e-5)
+    else:
+        assert importance.var() < uniform.var() / 2
+
+
+def test_importance_sampling_is_a_switch():
+    config = base.get_config()
+    config.training.likelihood_weighting = config.training.importance_sampling = True
+    levels, n = get_level_fn(config, VPSDE())(keys(20_000)), 20_000
+    first, last = VPSDE().log_snr(jnp.asarray([TRAIN_EPS, 1.0]))
+    position = (VPSDE().log_snr(levels.t) - first) / (last - first)
+    assert np.mean(position) == pytest.approx(0.5, abs=4.5 / np.sqrt(12 * n))
+    assert np.var(position) == pytest.approx(1 / 12, abs=4.5 * np.sqrt(1 / 180 / n))
+    np.testing.assert_array_equal(levels.weight, levels.weight[0])
+
+
+@ALL
+def test_importance_sampling_draws_in_proportion_to_the_weight(sde):
+    """The integral of g^2 / sigma^2 up to the u-th quantile is the fraction u of the whole."""
+    u = np.linspace(0, 1, 9)
+    quantiles = importance_levels(sde, jnp.asarray(u, jnp.float32)).t
+    assert quantiles[0] == pytest.approx(TRAIN_EPS, rel=1e-2)
+    assert quantiles[-1] == pytest.approx(sde.T)
+    with jax.enable_x64(True):
+        t = jnp.geomspace(TRAIN_EPS, sde.T, 20_001)
+        weight = uniform_levels(sde, (t - TRAIN_EPS) / (sde.T - TRAIN_EPS), TRAIN_EPS, True).weight
+        t, weight = np.asarray(t), np.asarray(weight)
+    mass = np.append(0, np.cumsum(np.diff(t) * (weight[1:] + weight[:-1]) / 2))
+    np.testing.assert_allclose(np.interp(quantiles, t, mass) / mass[-1], u, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
-        ({"training.objective": "dsm"}, "'dsm'.*score, edm"),
+        ({"training.objective": "dsm"}, "'dsm'.*score, edm, edm_vp"),
+        (
+            {"training.importance_sampling": True},
+            "importance_sampling=True.*likelihood_weighting=True",
+        ),
         (
             {"training.likelihood_weighting": True, "training.continuous": False},
             "likelihood_weighting=True.*training.continuous=True",
@@ -315,7 +406,10 @@ def test_levels_are_drawn_from_their_distribution(objective):
             {"training.likelihood_weighting": True, "training.objective": "edm"},
             "likelihood_weighting=True.*objective='score'",
         ),
-        ({"training.objective": "edm", "training.continuous": False}, "edm.*continuous=True"),
+        (
+            {"training.objective": "edm_vp", "training.continuous": False},
+            "'edm_vp' needs training.continuous=True",
+        ),
         (
             {"training.sde": "subvpsde", "training.continuous": False},
             "subvpsde.*subVPSDE.*training.continuous=True",

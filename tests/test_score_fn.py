@@ -1,5 +1,6 @@
 """Where network meets SDE: reference scores, every parametrisation, refused combinations."""
 
+import functools
 import itertools
 
 import jax
@@ -11,13 +12,17 @@ from configs import base
 from golden import assert_golden, cases, config_of, load, nhwc, params_of, parse, sde_of
 from models.utils import (
     PARAMETRIZATIONS,
+    PRECONDITIONINGS,
     edm_denoise,
     get_model,
     get_parametrization,
     get_score_fn,
+    iddpm_sigmas,
     init_model,
 )
+from networks import edm_inner
 from sde_lib import SDES, VESDE, get_sde
+from utils.arrays import batch_mul
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
@@ -60,45 +65,52 @@ def test_golden_labels(case):
 # EDM preconditioning
 
 
-def edm_inner(z, labels):
-    """tanh(A x + c b + d + label Y) at each pixel, c = log(sigma) / 4."""
-    part = {name: jnp.asarray(z[f"in/inner/{name}"]) for name in ("A", "b", "d", "Y")}
-
-    def net(x, c):
-        h = x @ part["A"].T + c[:, None, None, None] * part["b"][None, None, None]
-        h = h + part["d"][None, None, None]
-        if labels is not None:
-            h = h + (jnp.asarray(z[labels]) @ part["Y"])[:, None, None, :]
-        return jnp.tanh(h)
-
-    return net
+EDM_CASES = [c for c in cases("edm") if c["kind"] in ("edm_precond", "precond")]
+EDM = pytest.mark.parametrize(
+    "case", EDM_CASES, ids=lambda c: c["out"].removeprefix("out/precond/")
+)
 
 
-EDM_CASES = [c for c in cases("edm") if c["kind"] == "edm_precond"]
+def edm_setting(z, case):
+    """The name of the row of a case, its constants, its network, its images and noise levels."""
+    x, sigma = jnp.asarray(nhwc(z[case["x"]])), jnp.asarray(z[case["sigma"]])
+    if case["kind"] == "edm_precond":
+        net = edm_inner(z, labels=case["labels"])
+        return "edm", {"sigma_data": case["sigma_data"]}, net, x, sigma
+    constants = {}
+    if "beta_d" in case:
+        constants = {"beta_min": case["beta_min"], "beta_max": case["beta_min"] + case["beta_d"]}
+    return f"edm_{case['name']}", constants, edm_inner(z, case["inner"]), x, sigma
 
 
-@pytest.mark.parametrize("case", EDM_CASES, ids=lambda c: c["out"].removeprefix("out/precond/"))
+@EDM
 def test_golden_edm_denoiser(case):
     z = load("edm")
-    x, sigma = jnp.asarray(nhwc(z[case["x"]])), jnp.asarray(z[case["sigma"]])
-    denoised = edm_denoise(edm_inner(z, case["labels"]), x, sigma, case["sigma_data"])
-    assert_golden(denoised, z, case["out"])
+    name, constants, *arguments = edm_setting(z, case)
+    row = functools.partial(PRECONDITIONINGS[name], **constants)
+    assert_golden(edm_denoise(row, *arguments), z, case["out"])
 
 
-@pytest.mark.parametrize("case", EDM_CASES, ids=lambda c: c["out"].removeprefix("out/precond/"))
+@EDM
 def test_edm_row_is_the_score_of_the_golden_denoiser(case):
     """On a VE process the row has to give (D - x) / sigma^2 of the published denoiser."""
     z = load("edm")
-    x, sigma = jnp.asarray(nhwc(z[case["x"]])), jnp.asarray(z[case["sigma"]])
+    name, constants, net, x, sigma = edm_setting(z, case)
     sde = VESDE(1e-3, 100.0)
     t = sde.time_of_log_snr(-2 * jnp.log(sigma))
-    net = edm_inner(z, case["labels"])
-    score = PARAMETRIZATIONS["edm"](sde, net, x, t, sigma_data=case["sigma_data"])
-    exact = (nhwc(z[case["out"] + "_f64"]) - np.asarray(x)) / np.asarray(sigma, float)[
-        :, None, None, None
-    ] ** 2
+    score = PARAMETRIZATIONS[name](sde, net, x, t, **constants)
+    denoised = nhwc(z.get(case["out"] + "_f64", z[case["out"]]))
+    exact = (denoised - np.asarray(x)) / np.asarray(sigma, float)[:, None, None, None] ** 2
     for ours, reference in zip(score, exact, strict=True):  # scores differ by orders of magnitude
         np.testing.assert_allclose(ours, reference, atol=2e-4 * np.abs(reference).max())
+
+
+def test_golden_iddpm_levels():
+    z = load("edm")
+    assert_golden(iddpm_sigmas(), z, "out/iddpm_u")
+    sigma = jnp.asarray(z["in/sigma_clamped"])
+    index = 999 - np.asarray(PRECONDITIONINGS["edm_iddpm"](sigma).c_noise).astype(int)
+    np.testing.assert_array_equal(z["out/iddpm_u"][index], z["out/precond/iddpm_rounded_sigma"])
 
 
 @ALL
@@ -120,28 +132,24 @@ def test_edm_row_is_exact_for_gaussian_data(sde, sigma_data, t):
 
 
 @ALL
-def test_edm_row_uses_the_inner_network_with_the_right_weight(sde):
-    """A denoiser that always answers c is N(c, 0) data, whose score is (mu c - x) / sigma^2.
+@pytest.mark.parametrize("name", PRECONDITIONINGS)
+def test_edm_rows_are_the_scores_of_their_denoisers_without_cancellation(sde, name):
+    """(mu D(x / mu) - x) / sigma^2 in double precision, also where sigma is 1e-6."""
+    x = np.random.default_rng(0).standard_normal((6, 5, 3)).astype(np.float32)
+    times = np.asarray([1e-5, 1e-3, 1e-2, 0.1, 0.5, 1.0], np.float32)
 
-    Its inner network is F = (c - skip x') / out at the rescaled input; all scalings take part.
-    """
-    c, sigma_data = 0.3, 0.5
-    t = jnp.asarray([0.05, 0.3, 0.9])
-    mu, sigma = sde.marginal_coeffs(t)
-    total = (sigma / mu) ** 2 + sigma_data**2
+    def net(x, c_noise):
+        return jnp.tanh(x + 0.01 * c_noise[:, None, None] + 1)
 
-    def net(x, label):
-        ratio = jnp.exp(4 * label)[:, None]  # the conditioning is log(sigma / mu) / 4
-        total = ratio**2 + sigma_data**2
-        clean = sigma_data**2 / total * (x * jnp.sqrt(total))
-        return (c - clean) / (ratio * sigma_data / jnp.sqrt(total))
-
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6)), jnp.float32)
-    x = mu[:, None] * x * jnp.sqrt(total)[:, None]
-    score = PARAMETRIZATIONS["edm"](sde, net, x, t, sigma_data=sigma_data)
-    exact = (mu[:, None] * c - x) / sigma[:, None] ** 2
+    score = PARAMETRIZATIONS[name](sde, net, jnp.asarray(x), jnp.asarray(times))
+    with jax.enable_x64(True):
+        mu, sigma = sde.marginal_coeffs(jnp.asarray(times, jnp.float64))
+        clean = edm_denoise(
+            PRECONDITIONINGS[name], net, batch_mul(1 / mu, jnp.asarray(x, jnp.float64)), sigma / mu
+        )
+        exact = np.asarray(batch_mul(sigma**-2, batch_mul(mu, clean) - x))
     for ours, reference in zip(score, exact, strict=True):
-        np.testing.assert_allclose(ours, reference, atol=1e-3 * np.abs(reference).max())
+        np.testing.assert_allclose(ours, reference, atol=1e-4 * np.abs(reference).max())
 
 
 # The table
@@ -153,7 +161,7 @@ def test_every_parametrization_gives_finite_scores_for_every_sde(name, row):
     config = base.get_config()
     config.training.sde = name
     config.model.parametrization = row
-    if row.endswith("_index"):
+    if row.endswith(("_index", "iddpm")):
         config.model.embedding_type = "positional"
     sde = get_sde(config)
     parametrization = get_parametrization(config, sde)
@@ -228,12 +236,22 @@ def test_dropout_follows_the_train_argument(train):
     assert np.array_equal(a, b) != train
 
 
-def test_edm_network_gets_logs_and_its_own_scaling():
-    """EDM scales its input itself and hands over log sigma / 4, of which no log is taken again."""
-    model = get_model(small_config(parametrization="edm"))
-    assert model.centered and not model.log_labels
+@pytest.mark.parametrize("row", PRECONDITIONINGS)
+def test_edm_networks_get_their_scaling_from_the_row_and_no_log_twice(row):
+    model = get_model(small_config(parametrization=row, embedding_type="positional"))
+    assert model.centered and model.log_labels == (row in ("edm_vp", "edm_iddpm"))
     model = get_model(small_config())
     assert not model.centered and model.log_labels
+
+
+@pytest.mark.parametrize("row, field", [("edm", "sigma_data"), ("edm_vp", "beta_max")])
+def test_edm_rows_take_their_constants_from_the_config(row, field):
+    config = small_config(parametrization=row, **{field: 3.0})
+    sde = get_sde(config)
+    arguments = sde, lambda x, c: jnp.cos(x + c[:, None]), jnp.ones((2, 3)), jnp.asarray([0.3, 0.6])
+    score = get_parametrization(config, sde)(*arguments)
+    np.testing.assert_array_equal(score, PARAMETRIZATIONS[row](*arguments, **{field: 3.0}))
+    assert not np.allclose(score, PARAMETRIZATIONS[row](*arguments))
 
 
 def test_discrete_ve_network_divides_by_falling_sigmas():
@@ -256,6 +274,13 @@ def test_discrete_ve_network_divides_by_falling_sigmas():
         (
             {"model.embedding_type": "positional", "model.scale_by_sigma": True},
             "scale_by_sigma=True.*'positional'",
+        ),
+        ({"model.parametrization": "edm_iddpm"}, "edm_iddpm.*fourier.*positional"),
+        ({"model.num_classes": 10, "model.conditional": False}, "num_classes=10.*conditional=True"),
+        ({"model.num_classes": -1}, "num_classes=-1 must be 0, or positive"),
+        (
+            {"model.num_classes": 10, "model.name": "ncsn", "training.continuous": False},
+            "num_classes=10.*'ncsn' takes no classes",
         ),
         ({"model.parametrization": "epsilon"}, "'epsilon'.*sigma, sigma_index, eps"),
         ({"model.name": "unet"}, "'unet'.*ncsnpp"),

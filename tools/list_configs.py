@@ -87,7 +87,7 @@ def row(name: str) -> str:
         f"{d.dataset} {d.category}".strip(),
         f"{d.image_size}x{d.image_size}x{d.num_channels}",
         SDES.get(t.sde, t.sde),
-        "EDM" if t.objective == "edm" else levels,
+        "EDM" if t.objective.startswith("edm") else levels,
         network,
         f"{sum(x.size for x in jax.tree.leaves(built.state_shapes.params)):,}",
         f"{evaluations(config, built.sde):,}",

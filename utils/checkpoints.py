@@ -28,7 +28,7 @@ Tree = Any
 FORMAT = 1  # version of the layout described above
 
 # Keys of a checkpoint's config that may change within a run although their section may not.
-_FREE_MODEL_KEYS = ("ema_rate", "ema_warmup", "dropout", "dtype", "remat")
+_FREE_MODEL_KEYS = ("ema_rate", "ema_warmup", "dropout", "label_dropout", "dtype", "remat")
 _FIXED_KEYS = (
     "data.dataset",
     "data.image_size",
