@@ -1,11 +1,83 @@
-"""Metrics of samples: functions of arrays, nothing else.
+"""Metrics of samples that are feature vectors, (N, D): functions of arrays, nothing else.
 
-A set of samples is represented by feature vectors, (N, D), of whatever network or transform the
-caller chooses. Everything here is computed on the host in double precision.
+Which network or transform the features come from is the caller's choice; see features.py. `METRICS`
+lists what is reported of a set of samples. Everything is computed on the host in double precision.
+
+What is not particular to features is elsewhere: neighbour_metrics.py, point_metrics.py and, for
+pairs of images, image_metrics.py.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
+import scipy.special
 from numpy.typing import ArrayLike
+
+from neighbour_metrics import memorization, precision_recall_density_coverage
+from point_metrics import check_finite, check_points, squared_mmd
+
+
+class Features(NamedTuple):
+    """What a network makes of N images: features (N, D) and, of a classifier, logits (N, K)."""
+
+    features: np.ndarray
+    logits: np.ndarray | None = None
+
+
+class Statistics(NamedTuple):
+    """What is known of a reference set of `num` images.
+
+    `mean` (D,) and `cov` (D, D) are of all images; `features` (n, D) and `logits` (n, K) are those
+    of n of them, or None; `provenance` says what they were made of.
+    """
+
+    mean: np.ndarray
+    cov: np.ndarray
+    num: int
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    provenance: dict | None = None
+
+
+class Moments:
+    """Mean and covariance of features that come in parts.
+
+    Parts are joined by Chan, Golub & LeVeque 1979 ("Updating formulae and a pairwise algorithm for
+    computing sample variances"), which keeps a small spread around a large mean.
+
+    Attributes:
+      num: samples so far.
+    """
+
+    def __init__(self) -> None:
+        self.num, self._mean, self._scatter = 0, 0.0, 0.0
+
+    def add(self, features: ArrayLike) -> "Moments":
+        """Counts a part in: (n, D), n at least 1.
+
+        Raises:
+          ValueError: for another shape, or a value that is not finite.
+        """
+        features = check_points(features=features)[0]
+        mean = features.mean(0)
+        centred = features - mean
+        difference, total = mean - self._mean, self.num + len(features)
+        between = np.outer(difference, difference) * (self.num * len(features) / total)
+        self._scatter = self._scatter + centred.T @ centred + between
+        self._mean = self._mean + difference * (len(features) / total)
+        self.num = total
+        return self
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean (D,) and the covariance (D, D) with divisor N - 1, float64.
+
+        Raises:
+          ValueError: for fewer than two samples.
+        """
+        if self.num < 2:
+            raise ValueError(f"a covariance needs 2 samples or more, not {self.num}")
+        return self._mean, self._scatter / (self.num - 1)
 
 
 def feature_statistics(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -20,15 +92,7 @@ def feature_statistics(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: for another shape, fewer than two samples, or a value that is not finite.
     """
-    features = np.asarray(features, np.float64)
-    if features.ndim != 2:
-        raise ValueError(f"features of shape {features.shape} must have two axes, (samples, D)")
-    if len(features) < 2:
-        raise ValueError(f"a covariance needs 2 samples or more, not {len(features)}")
-    _check_finite(features=features)
-    mean = features.mean(0)
-    centred = features - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+    return Moments().add(features).statistics()
 
 
 def frechet_distance(mu_a: ArrayLike, cov_a: ArrayLike, mu_b: ArrayLike, cov_b: ArrayLike) -> float:
@@ -64,6 +128,86 @@ def frechet_distance(mu_a: ArrayLike, cov_a: ArrayLike, mu_b: ArrayLike, cov_b: 
     return max(float(distance), 0.0)
 
 
+def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x . y / D + 1)^3, the kernel of KID: (N, D), (M, D) -> (N, M)."""
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base  # a power costs ten times as much
+
+
+def kernel_distance(
+    a: ArrayLike,
+    b: ArrayLike,
+    subsets: tuple[ArrayLike, ArrayLike] | None = None,
+    num_subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Unbiased squared MMDs of subsets with `polynomial_kernel` (KID, Binkowski et al. 2018).
+
+    KID is their mean, given with their standard deviation. That of whole sets is
+    `squared_mmd(a, b, polynomial_kernel)`.
+
+    Args:
+      a, b: (N, D) and (M, D).
+      subsets: rows of a and of b, (S, n) and (S, m); None: drawn without repetition.
+      num_subsets, subset_size: of the subsets that are drawn.
+      seed: of that draw.
+
+    Returns:
+      (S,), which may be negative.
+
+    Raises:
+      ValueError: for sets that cannot be compared, subsets larger than a set, or rows beyond it.
+    """
+    a, b = check_points(a=a, b=b)
+    if subsets is None:
+        if num_subsets < 1 or not 2 <= subset_size <= min(len(a), len(b)):
+            raise ValueError(
+                f"KID with {num_subsets} subsets of {subset_size} of {len(a)} and {len(b)} samples "
+                "cannot be; take 1 subset or more, of 2 samples up to the smaller set"
+            )
+        rng = np.random.default_rng(seed)
+        draws = [
+            [rng.choice(len(x), subset_size, replace=False) for x in (a, b)]
+            for _ in range(num_subsets)
+        ]
+        subsets = tuple(zip(*draws, strict=True))
+    rows = [np.asarray(s) for s in subsets]
+    for name, x, r in zip("ab", (a, b), rows, strict=True):
+        if r.ndim != 2 or r.shape[0] != len(rows[0]) or r.min() < 0 or r.max() >= len(x):
+            raise ValueError(
+                f"subsets of shape {r.shape} are no rows of the {len(x)} samples of {name}; give "
+                "(S, n) numbers from 0, as many subsets of both sets"
+            )
+    pairs = zip(*rows, strict=True)
+    return np.array([squared_mmd(a[i], b[j], polynomial_kernel) for i, j in pairs])
+
+
+def inception_score(logits: ArrayLike, splits: int = 10) -> tuple[float, float]:
+    """exp(E_x KL(p(y|x) || p(y))), of consecutive parts (Salimans et al. 2016, section 4).
+
+    Args:
+      logits: (N, K), not shuffled here.
+      splits: number of parts; part i has the rows floor(i N / splits) ... and its own p(y).
+
+    Returns:
+      Mean and standard deviation (divisor `splits`) over the parts.
+
+    Raises:
+      ValueError: for more splits than samples, or logits that cannot be used.
+    """
+    logits = check_points(logits=logits)[0]
+    if not 1 <= splits <= len(logits):
+        raise ValueError(f"{len(logits)} samples cannot be split into {splits} parts")
+    log_p = scipy.special.log_softmax(logits, axis=1)
+    edges = np.arange(splits + 1) * len(logits) // splits
+    scores = []
+    for part in np.split(log_p, edges[1:-1]):
+        log_marginal = scipy.special.logsumexp(part, axis=0) - np.log(len(part))
+        scores.append(np.exp(np.mean(np.sum(np.exp(part) * (part - log_marginal), axis=1))))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
 def _check_gaussian(mu: ArrayLike, cov: ArrayLike, name: str) -> tuple[np.ndarray, np.ndarray]:
     mu, cov = np.asarray(mu, np.float64), np.asarray(cov, np.float64)
     if mu.ndim != 1 or cov.shape != (len(mu), len(mu)):
@@ -71,16 +215,8 @@ def _check_gaussian(mu: ArrayLike, cov: ArrayLike, name: str) -> tuple[np.ndarra
             f"mu_{name} of shape {mu.shape} and cov_{name} of shape {cov.shape} must be (D,) and "
             "(D, D)"
         )
-    _check_finite(**{f"mu_{name}": mu, f"cov_{name}": cov})
+    check_finite(**{f"mu_{name}": mu, f"cov_{name}": cov})
     return mu, cov
-
-
-def _check_finite(**arrays: np.ndarray) -> None:
-    for name, x in arrays.items():
-        if not np.isfinite(x).all():
-            raise ValueError(
-                f"{np.sum(~np.isfinite(x))} of {x.size} values of {name} are not finite"
-            )
 
 
 def _symmetric_root(cov: np.ndarray, name: str) -> np.ndarray:
@@ -95,3 +231,64 @@ def _symmetric_root(cov: np.ndarray, name: str) -> np.ndarray:
     rounding = len(cov) * np.finfo(np.float64).eps * values[-1]
     roots = np.sqrt(np.where(values > rounding, values, 0.0))
     return (vectors * roots) @ vectors.T
+
+
+def _fd(samples: Features, reference: Statistics) -> dict[str, float]:
+    moments = feature_statistics(samples.features)
+    return {"fd": frechet_distance(*moments, reference.mean, reference.cov)}
+
+
+def _kid(samples: Features, reference: Statistics) -> dict[str, float]:
+    real = _needed(reference.features, "kid", "features of the reference")
+    size = min(1000, len(samples.features), len(real))
+    values = kernel_distance(samples.features, real, subset_size=size)
+    return {"kid": float(values.mean()), "kid_std": float(values.std()), "kid_subset_size": size}
+
+
+def _inception_score(samples: Features, reference: Statistics) -> dict[str, float]:
+    logits = _needed(samples.logits, "inception_score", "logits of a classifier")
+    mean, std = inception_score(logits, splits=min(10, len(logits)))
+    return {"inception_score": mean, "inception_score_std": std}
+
+
+def _precision_recall(samples: Features, reference: Statistics) -> dict[str, float]:
+    real = _needed(reference.features, "precision_recall", "features of the reference")
+    found = precision_recall_density_coverage(samples.features, real, k=3)
+    return {"precision": found.precision, "recall": found.recall}
+
+
+def _density_coverage(samples: Features, reference: Statistics) -> dict[str, float]:
+    real = _needed(reference.features, "density_coverage", "features of the reference")
+    found = precision_recall_density_coverage(samples.features, real, k=5)
+    return {"density": found.density, "coverage": found.coverage}
+
+
+def _memorization(samples: Features, reference: Statistics) -> dict[str, float]:
+    real = _needed(reference.features, "memorization", "features of the reference")
+    if len(real) < reference.num:
+        raise ValueError(
+            f"memorization needs the features of all {reference.num} reference images, not of "
+            f"{len(real)}; make the statistics with --keep {reference.num}"
+        )
+    return memorization(samples.features, real)
+
+
+def _needed(array: np.ndarray | None, metric: str, what: str) -> np.ndarray:
+    if array is None:
+        raise ValueError(
+            f"{metric} needs the {what}, which are not there; leave it out or make "
+            "the statistics with --keep"
+        )
+    return array
+
+
+# name -> (features of the samples, statistics of the reference) -> numbers for the report. The
+# numbers of neighbours are those of the papers; an "Inception" score is that of any classifier.
+METRICS: dict[str, Callable[[Features, Statistics], dict[str, float]]] = {
+    "fd": _fd,
+    "kid": _kid,
+    "inception_score": _inception_score,
+    "precision_recall": _precision_recall,
+    "density_coverage": _density_coverage,
+    "memorization": _memorization,
+}

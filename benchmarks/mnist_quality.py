@@ -14,41 +14,23 @@ classifier learns from the training split, and reference and real digits are of 
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
-import flax.linen as nn
-import flax.serialization
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 import run_lib
 from configs import base
 from data_sources import mnist
 from evaluation import feature_statistics, frechet_distance
+from features import FeatureExtractor, classifier_extractor, trained_classifier
+from neighbour_metrics import nearest_distances
 from utils.logging import versions, write_json
 
-BATCH_SIZE = 128
-MAX_SHIFT = 2  # pixels that training digits are moved by, at most
-
-
-class Classifier(nn.Module):
-    """Two convolutions and two dense layers; 64 features before the last."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x: (B, 28, 28) in [0, 1] -> logits (B, 10), features (B, 64)."""
-        x = x[..., None]
-        for width in (16, 32):
-            x = nn.relu(nn.Conv(width, (3, 3))(x))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        features = nn.relu(nn.Dense(64)(x.reshape(len(x), -1)))
-        return nn.Dense(10)(features), features
+BATCH_SIZE = 512  # digits that are classified at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,93 +72,54 @@ def split_digits(data_dir: str, num: int, seed: int) -> tuple[Digits, Digits, Di
     return train, rest[num:], rest[:num]
 
 
-def shift_randomly(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Moves each of (N, H, W) by up to MAX_SHIFT pixels in both directions, filling with 0."""
-    n, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (MAX_SHIFT,) * 2, (MAX_SHIFT,) * 2))
-    rows, columns = (
-        rng.integers(2 * MAX_SHIFT + 1, size=(n, 1)) + np.arange(size) for size in (height, width)
-    )
-    return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+def get_classifier(
+    path: str | None, digits: Digits, data_dir: str, steps: int, seed: int
+) -> FeatureExtractor:
+    """Reads the classifier in the file `path`, or trains it and writes it."""
+    trained_on = {"dataset": "mnist", "dir": data_dir, "num_images": len(digits)}
+    load = lambda: (digits.images[..., None], digits.labels)  # noqa: E731
+    model, variables = trained_classifier(path, trained_on, (28, 28, 1), load, steps, seed)
+    return classifier_extractor("mnist-classifier", model, variables, trained_on, BATCH_SIZE)
 
 
-def train_classifier(digits: Digits, steps: int, seed: int) -> dict:
-    """Parameters of a `Classifier` trained on the digits."""
-    model, rng = Classifier(), np.random.default_rng(seed)
-    schedule = optax.cosine_onecycle_schedule(steps, 2e-3, pct_start=0.1)
-    optimizer = optax.adam(schedule)
-    params = model.init(jax.random.key(seed), jnp.zeros((1, 28, 28)))
-    opt_state = optimizer.init(params)
-
-    def loss_fn(params, x, labels):
-        logits, _ = model.apply(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    @jax.jit
-    def step_fn(params, opt_state, x, labels):
-        updates, opt_state = optimizer.update(
-            jax.grad(loss_fn)(params, x, labels), opt_state, params
-        )
-        return optax.apply_updates(params, updates), opt_state
-
-    for _ in range(steps):
-        batch = digits[rng.integers(len(digits), size=BATCH_SIZE)]
-        x = shift_randomly(batch.images, rng) / np.float32(255)
-        params, opt_state = step_fn(params, opt_state, x, batch.labels)
-    return params
-
-
-def get_classifier(path: str | None, digits: Digits, steps: int, seed: int) -> dict:
-    """Reads the parameters in the file `path`, or trains them and writes it."""
-    if path and os.path.exists(path):
-        template = Classifier().init(jax.random.key(0), jnp.zeros((1, 28, 28)))
-        return flax.serialization.from_bytes(template, Path(path).read_bytes())
-    params = train_classifier(digits, steps, seed)
-    if path:
-        Path(path).write_bytes(flax.serialization.to_bytes(params))
-    return params
-
-
-def classify(params: dict, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def classify(classifier: FeatureExtractor, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, 10) and features (N, 64) of uint8 images (N, 28, 28)."""
-    apply = jax.jit(Classifier().apply)
-    batches = np.array_split(images / np.float32(255), -(-len(images) // 500))
-    parts = [apply(params, x) for x in batches]
-    logits, features = (np.concatenate(p) for p in zip(*parts, strict=True))
+    features, logits = classifier(images[..., None])
     return np.asarray(jax.nn.softmax(logits)), features
 
 
-def nearest_distances(images: np.ndarray, others: np.ndarray, skip_copies: bool) -> np.ndarray:
+def distances_to_nearest(images: np.ndarray, others: np.ndarray, skip_copies: bool) -> np.ndarray:
     """L2 distance from each image to the nearest of the others, in units of the grey range: (N,).
 
-    With `skip_copies` exact copies do not count: for images that are among the others.
+    With `skip_copies` an exact copy does not count: for images that are among the others.
     """
-    x, y = (a.reshape(len(a), -1).astype(np.float64) / 255 for a in (images, others))
-    squares = np.sum(x**2, 1)[:, None] - 2 * x @ y.T + np.sum(y**2, 1)
-    if skip_copies:
-        squares[squares < 1e-6] = np.inf
-    return np.sqrt(np.maximum(squares.min(1), 0.0))
+    first, second = nearest_distances(images, others, 2).T / 255
+    return np.where(first < 1e-3, second, first) if skip_copies else first
 
 
 def describe(
-    params: dict, images: np.ndarray, reference: tuple, learnt: np.ndarray, real: bool
+    classifier: FeatureExtractor,
+    images: np.ndarray,
+    reference: tuple,
+    learnt: np.ndarray,
+    real: bool,
 ) -> dict:
     """The numbers of one set of images.
 
     Args:
-      params: of the classifier.
+      classifier: trained on other digits.
       images: uint8 (N, 28, 28).
       reference: feature mean and covariance of the reference digits.
       learnt: the digits that the generator has learnt from, uint8 (M, 28, 28).
       real: whether the images are real digits, which may be among the learnt ones.
     """
-    probabilities, features = classify(params, images)
+    probabilities, features = classify(classifier, images)
     confidence = probabilities.max(1)
     return {
         "confidence": float(confidence.mean()),
         "share above .9": float((confidence > 0.9).mean()),
         "Fréchet distance": frechet_distance(*feature_statistics(features), *reference),
-        "nearest digit": float(np.median(nearest_distances(images, learnt, real))),
+        "nearest digit": float(np.median(distances_to_nearest(images, learnt, real))),
         "labels 0-9": np.bincount(probabilities.argmax(1), minlength=10).tolist(),
     }
 
@@ -230,9 +173,9 @@ def measure(args: argparse.Namespace) -> dict:
     learnt = load_digits(learnt_dir, "train").images
     train, reference, real = split_digits(args.data_dir, len(samples), args.seed)
     begin = time.monotonic()
-    params = get_classifier(args.classifier, train, args.steps, args.seed)
+    classifier = get_classifier(args.classifier, train, args.data_dir, args.steps, args.seed)
     seconds = time.monotonic() - begin
-    probabilities, features = classify(params, reference.images)
+    probabilities, features = classify(classifier, reference.images)
     report["classifier"] = {
         "digits": len(train),
         "seconds": round(seconds, 1),
@@ -241,7 +184,7 @@ def measure(args: argparse.Namespace) -> dict:
     statistics = feature_statistics(features)
     sets = {"samples": (samples, False), "real digits": (real.images, True)}
     for name, (images, is_real) in sets.items():
-        report[name] = describe(params, images, statistics, learnt, is_real)
+        report[name] = describe(classifier, images, statistics, learnt, is_real)
     return report | {"num": len(samples), "versions": versions()}
 
 

@@ -1,0 +1,374 @@
+"""Features of images to compare samples by: the networks that make them, and those of data sets.
+
+`eval.features` selects the network:
+
+* "inception": the Inception-v3 of FID, whose weights are a file that has to be given. Images are
+  resized as TensorFlow 1 did, grey ones have three equal channels.
+* "classifier": a small one that is trained here on the data set of the config, once: it is kept in
+  a file. Distances of its features are called FD, never FID, and depend on that very file.
+
+Images are uint8 (N, H, W, C). The reference statistics of a data set are of all images of a split,
+not flipped; their file says what they were made of, and is refused for anything else.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from datasets import get_source
+from evaluation import Features, Moments, Statistics
+from models import classifiers, inception
+from utils import parallel, torch_files, weight_files
+from utils.arrays import lookup
+from utils.logging import versions, write_atomically
+
+log = logging.getLogger(__name__)
+
+Variables = dict[str, Any]
+Progress = Callable[[Iterable, int], Iterable]  # the parts, how many there are -> the parts
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = (
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+)
+STEPS, SEED = 1500, 0  # of the classifier's training
+NAMELESS = ("image_folder", "array_record", "npz", "hdf5", "tfrecord")  # told apart by folder
+CHUNK = 512  # images of a data set in memory at a time, where only statistics are wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureExtractor:
+    """A network that makes features of images, compiled once for each size of image.
+
+    Attributes:
+      name: of the network: "inception-v3", "mnist-classifier", ...
+      provenance: the name as "features", "sha256" of the weights, and what they come from.
+      variables: of the network.
+      apply: of variables and uint8 (B, H, W, C).
+      batch_size: images at a time, over all devices.
+    """
+
+    name: str
+    provenance: dict[str, Any]
+    variables: Variables
+    apply: Callable[[Variables, jax.Array], Features]
+    batch_size: int
+
+    @property
+    def distance_name(self) -> str:
+        """What the Fréchet distance of these features is called: FID of Inception's only."""
+        return "FID" if self.name == "inception-v3" else f"FD-{self.name}"
+
+    def __call__(self, images: np.ndarray) -> Features:
+        """Features (N, D) and logits (N, K), float32, of images: uint8 (N, H, W, C).
+
+        Raises:
+          ValueError: for other images, or none.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+            raise ValueError(
+                f"images are {images.dtype} of shape {images.shape}; features are made of uint8 "
+                "(N, H, W, C), at least one"
+            )
+        parts = []
+        # Batches of one size, so that nothing is compiled for the last one.
+        n = -(-self.batch_size // parallel.device_count()) * parallel.device_count()
+        for i in range(0, len(images), n):
+            batch = images[i : i + n]
+            missing = n - len(batch)
+            padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            found = parallel.to_host(self._compiled(self._device_variables, padded))
+            parts.append(jax.tree.map(lambda x, b=batch: x[: len(b)], found))
+        return _join(parts)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Variables, np.ndarray], Features]:
+        return jax.jit(lambda variables, x: self.apply(variables, parallel.shard_batch(x)))
+
+    @functools.cached_property
+    def _device_variables(self) -> Variables:
+        everywhere = NamedSharding(parallel.batch_sharding().mesh, PartitionSpec())
+        return jax.device_put(self.variables, everywhere)
+
+
+def _join(parts: list[Features]) -> Features:
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def get_feature_extractor(config: ml_collections.ConfigDict) -> FeatureExtractor:
+    """Returns the network `config.eval.features`, a row of `FEATURES`.
+
+    Raises:
+      ValueError: for another name, a missing or wrong file, or data without classes to learn.
+    """
+    return lookup(FEATURES, config.eval.features, "features (eval.features)")(config)
+
+
+def _get_inception(config: ml_collections.ConfigDict) -> FeatureExtractor:
+    return inception_extractor(config.eval.inception_path, config.eval.batch_size)
+
+
+def _get_classifier(config: ml_collections.ConfigDict) -> FeatureExtractor:
+    """The classifier in `config.eval.features_path`, which is trained if it is not there."""
+    source = get_source(config, "train")
+    data = get_data_description(config)
+    name = "-".join(filter(None, (data["dataset"], data["folder"], data["category"])))
+    size = f"{data['image_size']}x{data['num_channels']}"
+    path = config.eval.features_path or f"data/classifiers/{name}-{size}.safetensors"
+    trained_on = data | {"split": "train", "num_images": len(source)}
+
+    def load() -> tuple[np.ndarray, np.ndarray]:
+        examples = [source[i] for i in range(len(source))]
+        return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
+
+    shape = source[0]["image"].shape
+    model, variables = trained_classifier(path, trained_on, shape, load, STEPS, SEED)
+    return classifier_extractor(
+        f"{name}-classifier", model, variables, trained_on, config.eval.batch_size
+    )
+
+
+def inception_extractor(path: str, batch_size: int) -> FeatureExtractor:
+    """The Inception-v3 of FID.
+
+    Args:
+      path: of the weights in PyTorch's names, a .pth or .safetensors file.
+      batch_size: images at a time, over all devices.
+
+    Raises:
+      ValueError: for a missing or other file, saying which is wanted and where it is.
+    """
+    remedy = (
+        f"get {INCEPTION_FILE} from {INCEPTION_URL} and give it with "
+        "--config.eval.inception_path=FILE, or choose --config.eval.features=classifier"
+    )
+    if not os.path.isfile(path):
+        raise ValueError(f"eval.inception_path='{path}' is no file; {remedy}")
+    readers = {
+        "torch": torch_files.load,
+        "safetensors": lambda path: weight_files.read_safetensors(path)[0],
+    }
+    arrays = lookup(readers, weight_files.detect(path), f"format of {path}")(path)
+    if not isinstance(arrays, Mapping) or not all(hasattr(x, "shape") for x in arrays.values()):
+        raise ValueError(f"{path} holds no arrays by name; {remedy}")
+    try:
+        variables = inception.from_torch(arrays)
+    except ValueError as e:
+        raise ValueError(f"{path} is not the Inception-v3 of FID: {e}; {remedy}") from e
+    model, name = inception.InceptionV3(), "inception-v3"
+
+    def apply(variables: Variables, images: jax.Array) -> Features:
+        shape = (*images.shape[:-1], 3)
+        found = model.apply(variables, jnp.broadcast_to(images, shape))
+        return Features(found["2048"], found["logits_unbiased"])
+
+    provenance = {"features": name, "sha256": checksum(variables)}
+    return FeatureExtractor(name, provenance, variables, apply, batch_size)
+
+
+def classifier_extractor(
+    name: str,
+    model: classifiers.Classifier,
+    variables: Variables,
+    trained_on: Mapping[str, Any],
+    batch_size: int,
+) -> FeatureExtractor:
+    """The last hidden layer and the logits of a classifier; see `FeatureExtractor`."""
+
+    def apply(variables: Variables, images: jax.Array) -> Features:
+        logits, features = model.apply(variables, images / jnp.float32(255))
+        return Features(features, logits)
+
+    provenance = {"features": name, "sha256": checksum(variables), "trained_on": dict(trained_on)}
+    return FeatureExtractor(name, provenance, variables, apply, batch_size)
+
+
+def trained_classifier(
+    path: str | None,
+    trained_on: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    load: Callable[[], tuple[np.ndarray, np.ndarray]],
+    steps: int,
+    seed: int,
+) -> tuple[classifiers.Classifier, Variables]:
+    """Reads a classifier from a file, or trains it and writes the file.
+
+    Args:
+      path: of the file, .safetensors; None: train, and keep nothing.
+      trained_on: what says that a file is of the same data, of JSON types.
+      image_shape: (H, W, C) of the images.
+      load: returns images, uint8 (N, H, W, C), and labels, whole numbers (N,) from 0.
+      steps, seed: of the training.
+
+    Returns:
+      The network and its variables.
+
+    Raises:
+      ValueError: for a file that holds something else, or data with less than two classes.
+    """
+    settings = {**trained_on, "steps": steps, "seed": seed}
+    if path and os.path.exists(path):
+        return _read_classifier(path, settings, image_shape)
+    images, labels = load()
+    classes = int(labels.max()) + 1
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            "a classifier cannot be trained on images of one class; give the data labels, or use "
+            "--config.eval.features=inception"
+        )
+    model = classifiers.fit_classifier(image_shape, classes)
+    log.info("training a classifier on %d images of %d classes", len(images), classes)
+    variables = classifiers.train_classifier(model, images, labels.astype(np.int32), steps, seed)
+    if path and parallel.is_primary():
+        arrays = flax.traverse_util.flatten_dict(variables, sep=".")
+        notes = {"settings": json.dumps(settings), "classes": str(classes), "format": "flax"}
+        weight_files.write_safetensors(path, arrays, notes)
+    return model, variables
+
+
+def _read_classifier(
+    path: str, settings: Mapping[str, Any], image_shape: tuple[int, int, int]
+) -> tuple[classifiers.Classifier, Variables]:
+    arrays, notes = weight_files.read_safetensors(path)
+    if "settings" not in notes:
+        raise ValueError(f"{path} is no classifier of this program; set another eval.features_path")
+    if changes := _differences(json.loads(notes["settings"]), settings):
+        raise ValueError(
+            f"{path} is the classifier of something else ({changes}); remove it, or set another "
+            "eval.features_path"
+        )
+    model = classifiers.fit_classifier(image_shape, int(notes["classes"]))
+    return model, flax.traverse_util.unflatten_dict(arrays, sep=".")
+
+
+def checksum(variables: Variables) -> str:
+    """SHA-256 of arrays with their names, whatever file they come from."""
+    digest = hashlib.sha256()
+    for name, x in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
+        digest.update(f"{name} {x.shape} {x.dtype} ".encode())
+        digest.update(np.ascontiguousarray(x))
+    return digest.hexdigest()
+
+
+def get_data_description(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What statistics and classifiers of two configs have to have in common."""
+    data, name = config.data, config.data.dataset.lower()
+    return {
+        "dataset": name,
+        "folder": os.path.basename(os.path.normpath(data.dir)) if name in NAMELESS else "",
+        "category": data.category,
+        "image_size": data.image_size,
+        "num_channels": data.num_channels,
+    }
+
+
+def get_reference_statistics(
+    config: ml_collections.ConfigDict, extractor: FeatureExtractor
+) -> Statistics:
+    """Returns those in the file `config.eval.stats` or, if it is "", of all training images.
+
+    Raises:
+      ValueError: for a missing file, or one of other data or features.
+    """
+    if not config.eval.stats:
+        return get_statistics(config, extractor)
+    made_by = {key: extractor.provenance[key] for key in ("features", "sha256")}
+    return load_statistics(config.eval.stats, get_data_description(config) | made_by)
+
+
+def get_statistics(
+    config: ml_collections.ConfigDict,
+    extractor: FeatureExtractor,
+    split: str = "train",
+    keep: int | None = None,
+    progress: Progress = lambda parts, total: parts,
+) -> Statistics:
+    """Computes the statistics of all images of a split of the data set.
+
+    Args:
+      config: of which `data` counts; images are not flipped or dequantised.
+      extractor: makes the features.
+      split: "train" or "test".
+      keep: keep features and logits of so many images, evenly spread; None: of all.
+      progress: goes over the parts of the data set.
+
+    Raises:
+      ValueError: as `get_source`, or for a negative number to keep.
+    """
+    source = get_source(config, split)
+    keep = len(source) if keep is None else min(keep, len(source))
+    if keep < 0:
+        raise ValueError(f"keep={keep} features cannot be kept; give 0 or more")
+    kept = np.arange(keep) * len(source) // max(keep, 1)
+    moments, parts = Moments(), []
+    starts = range(0, len(source), CHUNK)
+    with ThreadPoolExecutor(config.data.num_threads) as pool:
+        for start in progress(starts, len(starts)):
+            rows = range(start, min(start + CHUNK, len(source)))
+            examples = pool.map(source.__getitem__, rows)
+            found = extractor(np.stack([e["image"] for e in examples]))
+            moments.add(found.features)
+            mine = kept[(kept >= rows.start) & (kept < rows.stop)] - start
+            parts.append(jax.tree.map(lambda x, mine=mine: x[mine], found))
+    found = _join(parts) if keep else Features(None)
+    provenance = get_data_description(config) | {"split": split, "num_images": len(source)}
+    provenance |= extractor.provenance | {"versions": versions()}
+    return Statistics(*moments.statistics(), len(source), *found, provenance)
+
+
+def save_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
+    """Writes an npz with `mean`, `cov`, `num`, what was kept, and `provenance` as JSON."""
+    arrays = {k: x for k, x in statistics._asdict().items() if x is not None}
+    arrays["provenance"] = np.array(json.dumps(statistics.provenance))
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def load_statistics(path: str | os.PathLike, expected: Mapping[str, Any]) -> Statistics:
+    """Reads statistics.
+
+    Args:
+      path: of a file that `save_statistics` wrote.
+      expected: what its provenance has to say: data set, image size, features, ...
+
+    Raises:
+      ValueError: for a missing or damaged file, or one of something else.
+    """
+    remedy = "make it with python -m tools.compute_stats"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        provenance = json.loads(str(arrays.pop("provenance")))
+        statistics = Statistics(**arrays, provenance=provenance)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{path} holds no reference statistics ({e}); {remedy}") from e
+    if changes := _differences(provenance, expected):
+        raise ValueError(f"{path} holds statistics of something else ({changes}); {remedy}")
+    return statistics._replace(num=int(statistics.num))
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Where what was found is not what was expected, in words."""
+    pairs = ((key, found.get(key), value) for key, value in expected.items())
+    return ", ".join(f"{k}: {x!r} instead of {y!r}" for k, x, y in pairs if x != y)
+
+
+# name -> function of the config that returns the extractor
+FEATURES: dict[str, Callable[[ml_collections.ConfigDict], FeatureExtractor]] = {
+    "inception": _get_inception,
+    "classifier": _get_classifier,
+}

@@ -1,0 +1,106 @@
+"""Likeness of images to originals: PSNR and SSIM, as scikit-image defines them.
+
+Images are (N, H, W, C) on the host, each compared with the one of the same number; results are (N,)
+in double precision. The range of the values, from black to white, is 255 for uint8 and otherwise 1
+unless given.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.ndimage import gaussian_filter, uniform_filter
+
+SIGMA, RADIUS = 1.5, 5  # pixels, of the Gaussian window
+
+
+def psnr(images: ArrayLike, originals: ArrayLike, data_range: float | None = None) -> np.ndarray:
+    """Peak signal-to-noise ratio 10 log10(range^2 / mean squared error), in decibels.
+
+    Args:
+      images, originals: (N, H, W, C).
+      data_range: from black to white; None: see the head of the file.
+
+    Returns:
+      (N,), infinite for equal images.
+
+    Raises:
+      ValueError: for images that cannot be compared.
+    """
+    x, y, data_range = _check(images, originals, data_range)
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(data_range**2 / np.mean((x - y) ** 2, axis=(1, 2, 3)))
+
+
+def ssim(
+    images: ArrayLike,
+    originals: ArrayLike,
+    data_range: float | None = None,
+    gaussian: bool = False,
+    size: int = 7,
+) -> np.ndarray:
+    """Structural similarity (Wang et al. 2004, equation 13), with K1 = .01 and K2 = .03.
+
+    It is the mean over the channels and over the pixels whose window lies in the image.
+
+    Args:
+      images, originals: (N, H, W, C).
+      data_range: from black to white; None: see the head of the file.
+      gaussian: weight pixels with a Gaussian of standard deviation 1.5 in a window of 11, as in the
+        paper; False: equal weights, and the sample covariance.
+      size: of the window with equal weights, an odd number of pixels.
+
+    Returns:
+      (N,), 1 for equal images.
+
+    Raises:
+      ValueError: for images that cannot be compared, or are smaller than the window.
+    """
+    x, y, data_range = _check(images, originals, data_range)
+    size = 2 * RADIUS + 1 if gaussian else size
+    if size < 3 or size % 2 == 0 or min(x.shape[1:3]) < size:
+        raise ValueError(
+            f"SSIM with a window of {size} pixels of images of {x.shape[1]}x{x.shape[2]} cannot be "
+            "computed; give an odd window of 3 or more, and images not smaller"
+        )
+    # Of a sample covariance, n / (n - 1) times that of the window.
+    unbias = 1.0 if gaussian else size**2 / (size**2 - 1)
+
+    def mean(z: np.ndarray) -> np.ndarray:
+        if gaussian:
+            return gaussian_filter(z, SIGMA, radius=RADIUS, axes=(1, 2))
+        return uniform_filter(z, size, axes=(1, 2))
+
+    mean_x, mean_y = mean(x), mean(y)
+    var_x, var_y = unbias * (mean(x * x) - mean_x**2), unbias * (mean(y * y) - mean_y**2)
+    covariance = unbias * (mean(x * y) - mean_x * mean_y)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    likeness /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    edge = size // 2
+    return likeness[:, edge:-edge, edge:-edge].mean((1, 2, 3))
+
+
+def _check(
+    images: ArrayLike, originals: ArrayLike, data_range: float | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Both as float64, and the range of their values."""
+    images, originals = np.asarray(images), np.asarray(originals)
+    if images.ndim != 4 or images.shape != originals.shape or 0 in images.shape:
+        raise ValueError(
+            f"images of shape {images.shape} cannot be compared with originals of shape "
+            f"{originals.shape}; give both as (N, H, W, C), none of them 0"
+        )
+    if images.dtype != originals.dtype and np.uint8 in (images.dtype, originals.dtype):
+        raise ValueError(
+            f"images are {images.dtype} and originals {originals.dtype}; bring both to one range"
+        )
+    if data_range is None:
+        data_range = 255.0 if images.dtype == np.uint8 else 1.0
+    if not data_range > 0:
+        raise ValueError(f"data_range={data_range} must be positive")
+    x, y = images.astype(np.float64), originals.astype(np.float64)
+    for name, z in (("images", x), ("originals", y)):
+        if not np.isfinite(z).all():
+            raise ValueError(
+                f"{np.sum(~np.isfinite(z))} of {z.size} values of {name} are not finite"
+            )
+    return x, y, float(data_range)

@@ -1,0 +1,138 @@
+"""Metrics of samples by their nearest neighbours: precision, recall, density, coverage, copying.
+
+A set of samples is (N, D), or (N, *S) where a shape plays no role. Distances are Euclidean and are
+computed on the host, in double precision and block by block: 50,000 by 50,000 need no memory.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neighbors import NearestNeighbors
+
+from point_metrics import blocks, check_points
+
+
+class Coverage(NamedTuple):
+    """What `precision_recall_density_coverage` returns."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall_density_coverage(generated: ArrayLike, real: ArrayLike, k: int) -> Coverage:
+    """How far samples lie where data are, and data where samples are.
+
+    Around each point is a ball whose radius is the distance to its k-th nearest neighbour in the
+    same set, itself not counted; what lies on its edge is outside. Precision: share of samples in a
+    ball of a real image; recall: the other way round (Kynkäänniemi et al. 2019, arXiv 1904.06991).
+    Density: balls of real images around a sample, over k, which may exceed 1; coverage: share of
+    the balls of real images with a sample in it (Naeem et al. 2020, arXiv 2002.09797).
+
+    Args:
+      generated, real: (N, D) and (M, D).
+      k: which neighbour.
+
+    Raises:
+      ValueError: for sets that cannot be compared, or that have no k-th neighbour.
+    """
+    generated, real = check_points(generated=generated, real=real)
+    if not 1 <= k < min(len(generated), len(real)):
+        raise ValueError(
+            f"k={k} of {len(generated)} generated and {len(real)} real samples: a k-th neighbour "
+            "needs k of 1 or more, and more samples than k"
+        )
+    radius_generated, radius_real = (_neighbour_distances(x, k) for x in (generated, real))
+    recalled, nearest = np.zeros(len(real), bool), np.full(len(real), np.inf)
+    precise = inside = 0
+    for rows in blocks(len(generated), len(real)):
+        distances = euclidean_distances(generated[rows], real)
+        balls = distances < radius_real[None]
+        precise += balls.any(1).sum()
+        inside += balls.sum()
+        recalled |= (distances < radius_generated[rows, None]).any(0)
+        nearest = np.minimum(nearest, distances.min(0))
+    return Coverage(
+        precision=float(precise / len(generated)),
+        recall=float(recalled.mean()),
+        density=float(inside / (k * len(generated))),
+        coverage=float(np.mean(nearest < radius_real)),
+    )
+
+
+def _neighbour_distances(x: np.ndarray, k: int) -> np.ndarray:
+    """Distance of each point of (N, D) to its k-th nearest other point: (N,)."""
+    neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
+    return neighbours.kneighbors()[0][:, -1]
+
+
+def nearest_distances(x: ArrayLike, others: ArrayLike, k: int = 1) -> np.ndarray:
+    """Euclidean distances from each point to the k nearest of the others, nearest first: (N, k).
+
+    Args:
+      x, others: (N, *S) and (M, *S) of any type, M at least k; `others` may be large or mapped from
+        a file, and is read in parts.
+      k: how many.
+
+    Raises:
+      ValueError: for sets that cannot be compared, or fewer than k others.
+    """
+    x, others = (np.asanyarray(a).reshape(len(a), -1) for a in (x, others))
+    if not 1 <= k <= len(others):
+        raise ValueError(f"there are no {k} nearest of {len(others)} samples")
+    x, found = x.astype(np.float64), np.full((len(x), k), np.inf)
+    for rows in blocks(len(others), others.shape[1]):
+        points, part = check_points(x=x, others=others[rows])
+        neighbours = NearestNeighbors(n_neighbors=min(k, len(part)), algorithm="brute").fit(part)
+        found = np.sort(np.hstack([found, neighbours.kneighbors(points)[0]]))[:, :k]
+    return found
+
+
+def memorization(
+    samples: ArrayLike,
+    training: ArrayLike,
+    held_out: ArrayLike | None = None,
+    ratio: float = 1 / 3,
+) -> dict[str, float]:
+    """Whether samples are copies of training images, by their nearest training images.
+
+    A near-copy is a sample whose nearest training image is closer than `ratio` times the second
+    nearest (Gu et al. 2023, arXiv 2310.02664: pixels, 1/3). Copies of training images that have
+    near-copies among the training images are not found in this way.
+
+    Held-out images show what is normal: as far from the training images as samples should be. Their
+    distances are compared with those of the samples by the test of Meehan et al. 2020 (arXiv
+    2004.05675), the Mann-Whitney U statistic in standard deviations: near 0 where both are alike,
+    below -3 where samples are closer to the training images, which shows copying.
+
+    Args:
+      samples, training: (N, *S) and (M, *S): images, or features.
+      held_out: (K, *S), images of the data set that were not trained on; None: no comparison.
+      ratio: of the distances to the nearest and the second nearest.
+
+    Returns:
+      "near_copies": share of the samples; "nearest_distance": median; with held-out images also
+      "near_copies_held_out", "nearest_distance_held_out" and "copying_z".
+
+    Raises:
+      ValueError: for sets that cannot be compared, or fewer than 2 training images.
+    """
+    nearest = nearest_distances(samples, training, 2)
+    report = {
+        "near_copies": float(np.mean(nearest[:, 0] <= ratio * nearest[:, 1])),
+        "nearest_distance": float(np.median(nearest[:, 0])),
+    }
+    if held_out is None:
+        return report
+    normal = nearest_distances(held_out, training, 2)
+    n, m = len(nearest), len(normal)
+    u = scipy.stats.mannwhitneyu(nearest[:, 0], normal[:, 0]).statistic
+    return report | {
+        "near_copies_held_out": float(np.mean(normal[:, 0] <= ratio * normal[:, 1])),
+        "nearest_distance_held_out": float(np.median(normal[:, 0])),
+        "copying_z": float((u - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12)),
+    }

@@ -1,0 +1,73 @@
+"""Reference statistics of a data set: what FID, KID and other metrics compare samples with.
+
+python -m tools.compute_stats --config configs/vp/cifar10_ddpmpp.py --out cifar10.npz \\
+    --config.eval.inception_path=pt_inception-2015-12-05-6726825d.pth
+python -m tools.compute_stats --config configs/ve/mnist.py --features classifier --out mnist.npz
+
+All images of the split are counted, none of them flipped. FILE holds mean and covariance of their
+features, the features themselves as far as they are kept, and what they were made of. A run uses it
+with --config.eval.stats=FILE and the same features; single fields of the config are set with
+--config.SECTION.FIELD=VALUE.
+"""
+
+import argparse
+from collections.abc import Iterable
+
+import tqdm
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base
+from data_sources.arrays import SPLITS
+from utils import command_line
+
+
+def _progress(parts: Iterable, total: int) -> Iterable:
+    return tqdm.tqdm(parts, "features", total, unit=" parts")
+
+
+def run(argv: list[str]) -> None:
+    """Computes, writes, and prints what was written."""
+    parser = command_line.Parser(
+        "python -m tools.compute_stats",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="the experiment, as in main.py")
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--features", help="inception or classifier: eval.features of the config")
+    parser.add_argument(
+        *("--keep",),
+        type=int,
+        help="keep the features of so many images, evenly spread, which KID, precision, recall, "
+        "density and coverage need; all unless given",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="the .npz file to write")
+    arguments, fields = parser.parse_known_args(argv[1:])
+    config_flags.DEFINE_config_file("config")
+    command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
+    import features  # after the flags: --help needs no JAX
+
+    config = flags.FLAGS.config
+    config.eval.features = arguments.features or config.eval.features
+    extractor = features.get_feature_extractor(config)
+    statistics = features.get_statistics(
+        config, extractor, arguments.split, arguments.keep, _progress
+    )
+    features.save_statistics(arguments.out, statistics)
+    kept = 0 if statistics.features is None else len(statistics.features)
+    print(
+        f"{arguments.out}: {statistics.num} images of the {arguments.split} split, "
+        f"{len(statistics.mean)} features of {extractor.name}, those of {kept} images kept"
+    )
+
+
+def main() -> None:
+    """Runs; what a user can mend is told in one sentence, without a traceback."""
+    command_line.run_tool(run)
+
+
+if __name__ == "__main__":
+    main()
