@@ -57,7 +57,7 @@ def main() -> None:
     except (ValueError, FloatingPointError) as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
+        sys.exit("interrupted; the same command continues")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ States are kept on the host here; only the steps in `train` hold replicated copi
 import contextlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,14 +23,15 @@ import jax
 import ml_collections
 import numpy as np
 
+import evaluators
 import losses
-import sampling
 from datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
+from evaluators import EVALUATORS, ImageSampler
 from experiment import Experiment, build
 from utils import images, parallel
-from utils.arrays import lookup
 from utils.checkpoints import Checkpoints, check_config
 from utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
+from utils.rounds import Stopped
 from utils.signals import StopSignal
 
 log = logging.getLogger(__name__)
@@ -37,65 +39,9 @@ log = logging.getLogger(__name__)
 
 def _build(config: ml_collections.ConfigDict) -> Experiment:
     """The experiment of a config, whose evaluation tasks are checked too."""
-    for task in config.eval.tasks:
-        lookup(EVALUATORS, task, "task (eval.tasks)")
-    return build(config)
-
-
-class ImageSampler:
-    """Draws batches of images with the configured sampler, compiled once, showing progress.
-
-    Attributes:
-      nfe: evaluations of the score for one sample.
-      compile_seconds: how long compiling took.
-      frames: the samples of the last batch on their way from noise to image, each (N, H, W, C) in
-        [0, 1] before clipping; empty where several processes sample together.
-    """
-
-    def __init__(self, experiment: Experiment) -> None:
-        config = experiment.config
-        data, self._batch_size = config.data, config.eval.batch_size
-        self._to_unit = get_data_inverse_scaler(config)
-        self.frames: list[np.ndarray] = []
-        self._bar = None
-        # A callback inside a program that spans processes would need all of them.
-        observer = self._observe if parallel.process_count() == 1 else None
-        sampler = sampling.get_sampling_fn(config, experiment.sde, observer)
-        shape = (self._batch_size, data.image_size, data.image_size, data.num_channels)
-
-        def sample(rng: jax.Array, params: Any, model_state: Any) -> tuple[jax.Array, int]:
-            score_fn = experiment.score_fn(params, model_state)
-            return sampler(rng, lambda x, t: score_fn(parallel.shard_batch(x), t), shape)
-
-        self._sample = jax.jit(sample)
-        self._compiled = None
-        self.nfe, self.compile_seconds = 0, 0.0
-
-    def _observe(self, done: int, total: int, x: jax.Array) -> None:
-        self.frames.append(self._to_unit(np.asarray(x[:64])))
-        if self._bar is not None:
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
-
-    def __call__(self, rng: jax.Array, state: losses.State, desc: str = "sampling") -> np.ndarray:
-        """Draws `config.eval.batch_size` images with the averaged parameters.
-
-        Returns:
-          (N, H, W, C) in [0, 1], not clipped, on every process.
-        """
-        arguments = rng, state.params_ema, state.model_state
-        if self._compiled is None:
-            begin = time.monotonic()
-            self._compiled = self._sample.lower(*arguments).compile()
-            self.compile_seconds = time.monotonic() - begin
-        self.frames.clear()
-        with progress_bar(1, desc=desc) as self._bar:
-            self._bar.leave = False  # what follows says where the pictures are
-            x, nfe = self._compiled(*arguments)
-            x = parallel.to_host(x)
-            jax.effects_barrier()
-        self.nfe = int(nfe)
-        return self._to_unit(x)
+    experiment = build(config)
+    evaluators.check(experiment)
+    return experiment
 
 
 class Run:
@@ -166,11 +112,15 @@ class Run:
         step = int(state.step)
         self._sampler = self._sampler or ImageSampler(self.experiment)
         rng = jax.random.fold_in(jax.random.key(self.config.seed), step)
-        x = self._sampler(rng, state)
-        self.write_grid(step, "samples", x)
-        if parallel.is_primary():
-            images.save_grid(self.sample_path(step), x)
-        log.info("samples of step %d: %s", step, self.sample_path(step))
+        try:
+            x = self._sampler(rng, state)
+        except FloatingPointError as e:  # of a sampler: the network may be well on its way
+            log.warning("no picture of step %d: %s", step, e)
+        else:
+            self.write_grid(step, "samples", x)
+            if parallel.is_primary():
+                images.save_grid(self.sample_path(step), x)
+            log.info("samples of step %d: %s", step, self.sample_path(step))
         self.restart_clock(step)
 
     def write_grid(self, step: int, name: str, x: np.ndarray) -> None:
@@ -184,7 +134,7 @@ class Run:
         drawn = parallel.any_process(os.path.exists(path))
         if self.config.training.snapshot_sampling and not drawn:
             self.draw(state)
-            drawn = True
+            drawn = parallel.any_process(os.path.exists(path))
         picture = f"; samples: {path}" if drawn else ""
         log.info("finished: step %d of %d%s", step, self.config.training.n_iters, picture)
 
@@ -209,6 +159,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
     """
     experiment = _build(config)
     batches, held_out = get_dataset(config, "train"), get_dataset(config, "test")
+    experiment.check_batch(batches[0])
     iterator = get_iterator(batches, config)
     # Nothing is written before all of the above is found to be right.
     with logging_errors(workdir), contextlib.ExitStack() as stack:
@@ -345,7 +296,9 @@ def _last(metrics: dict[str, jax.Array]) -> dict[str, float]:
 def evaluate(
     config: ml_collections.ConfigDict, workdir: str, eval_folder: str = "eval"
 ) -> dict[str, Any]:
-    """Runs the tasks of `config.eval.tasks` on a checkpoint.
+    """Runs the tasks of `config.eval.tasks` on a checkpoint, or continues where it was stopped.
+
+    The report is written after every task. A task that is in it with the same settings is done.
 
     Args:
       config: the experiment.
@@ -353,10 +306,12 @@ def evaluate(
       eval_folder: where in it results are written, a folder for each checkpoint.
 
     Returns:
-      The report, which is also in `report.json` of that folder.
+      The report, which is also in `report.json` of that folder: under the name of each task its
+      numbers, and in "settings" what they depend on.
 
     Raises:
       ValueError: for a bad config, or without a checkpoint of it.
+      FloatingPointError: if samples are not finite.
     """
     experiment = _build(config)
     directory = os.path.join(workdir, "checkpoints")
@@ -365,56 +320,43 @@ def evaluate(
             f"there is no checkpoint in {directory}; train first (--mode train), or name another "
             "run with --workdir"
         )
-    with logging_errors(workdir):
+    with logging_errors(workdir), StopSignal() as stop:
         with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
             state, *_ = experiment.restore(checkpoints, training=False)
         folder = os.path.join(workdir, eval_folder, f"step_{int(state.step)}")
-        report: dict[str, Any] = {"step": int(state.step), "versions": versions()}
-        for task in config.eval.tasks:
-            report[task] = EVALUATORS[task](experiment, state, folder)
-        path = os.path.join(folder, "report.json")
-        if parallel.is_primary():
-            write_json(path, report)
-        log.info("report: %s", path)
+        report = evaluators.read_report(folder)
+        report |= {"step": int(state.step), "versions": versions()}
+        for task in evaluators.in_order(config.eval.tasks):
+            try:
+                _evaluate_task(task, experiment, state, folder, report)
+                stopped = parallel.any_process(stop.received is not None)
+            except Stopped as e:
+                log.info("%s: stopped after %s", task, e)
+                stopped = True
+            if stopped:
+                log.info("stopped; what is done is kept, and the same command continues")
+                break
+        else:
+            log.info("report: %s", os.path.join(folder, evaluators.REPORT))
     return report
 
 
-def evaluate_samples(experiment: Experiment, state: losses.State, folder: str) -> dict[str, Any]:
-    """Draws `config.eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of a batch.
-
-    The archive holds "samples": uint8 (N, H, W, C).
-    """
-    config = experiment.config
-    sampler = ImageSampler(experiment)
-    # Other noise than that of training, which folds in the step.
-    rng = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
-    rounds = -(-config.eval.num_samples // config.eval.batch_size)
-    batches, frames, seconds = [], [], []
-    for i in range(rounds):
-        begin = time.monotonic()
-        desc = f"sampling {i + 1}/{rounds}"
-        batches.append(sampler(jax.random.fold_in(rng, i), state, desc))
-        seconds.append(time.monotonic() - begin)
-        frames = frames or list(sampler.frames)
-    x = np.concatenate(batches)[: config.eval.num_samples]
+def _evaluate_task(
+    task: str, experiment: Experiment, state: losses.State, folder: str, report: dict[str, Any]
+) -> None:
+    """Puts the numbers of a task into the report, unless they are in it, and writes it."""
+    evaluator = EVALUATORS[task]
+    settings = evaluator.settings(experiment, state)
+    changes = evaluator.find_changes(report, settings, folder)
+    # The primary process decides: the others may see the files later.
+    if not parallel.any_process(parallel.is_primary() and bool(changes)):
+        log.info("%s: done before with the same settings", task)
+    else:
+        if task in report:
+            log.info("%s: done again, because of %s", task, "; ".join(changes))
+        report[task] = evaluator(experiment, state, folder)
+        report.setdefault("settings", {})[task] = settings
+        if parallel.is_primary():
+            write_json(os.path.join(folder, evaluators.REPORT), report)
     if parallel.is_primary():
-        images.save_npz(os.path.join(folder, "samples.npz"), samples=images.to_uint8(x))
-        images.save_grid(os.path.join(folder, "samples.png"), x[:64])
-        log.info("samples: %s", os.path.join(folder, "samples.png"))
-        if frames and config.eval.frames:
-            keep = np.linspace(0, len(frames) - 1, min(config.eval.frames, len(frames)))
-            frames = np.stack([frames[i] for i in keep.round().astype(int)])
-            images.save_gif(os.path.join(folder, "process.gif"), frames)
-    return {
-        "num_samples": len(x),
-        "nfe": sampler.nfe,
-        "compile_seconds": round(sampler.compile_seconds, 2),
-        "seconds": round(sum(seconds) - sampler.compile_seconds, 2),
-        "sampling": config.sampling.to_dict(),
-    }
-
-
-# name -> (experiment, state, folder) -> numbers for the report
-EVALUATORS: dict[str, Callable[[Experiment, losses.State, str], dict[str, Any]]] = {
-    "samples": evaluate_samples,
-}
+        shutil.rmtree(evaluators.rounds_folder(folder, task), ignore_errors=True)

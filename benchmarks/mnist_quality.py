@@ -146,7 +146,7 @@ def draw_samples(config: ml_collections.ConfigDict, workdir: str, num: int) -> t
     config.eval.tasks, config.eval.num_samples, config.eval.frames = ("samples",), num, 0
     report = run_lib.evaluate(config, workdir, "mnist_quality")
     path = Path(workdir, "mnist_quality", f"step_{report['step']}", "samples.npz")
-    return np.load(path)["samples"], report["samples"] | {"step": report["step"]}
+    return np.load(path)["samples"][:num], report["samples"] | {"step": report["step"]}
 
 
 def load_samples(path: str) -> np.ndarray:

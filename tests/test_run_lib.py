@@ -63,6 +63,19 @@ def test_finished_run_says_so_and_names_the_picture(run):
     assert picture.stat().st_mtime_ns == before
 
 
+def test_sampler_that_fails_does_not_fail_the_training(run, tmp_path, monkeypatch):
+    def fail(self, *arguments):
+        raise FloatingPointError("samples are not finite")
+
+    workdir = shutil.copytree(run[1], tmp_path / "run")
+    (workdir / "samples" / "step_8.png").unlink()
+    monkeypatch.setattr(run_lib.ImageSampler, "__call__", fail)
+    assert_states_equal(run_lib.train(run[0], str(workdir)), run[2])
+    log = (workdir / "stdout.txt").read_text()
+    assert "no picture of step 8: samples are not finite" in log
+    assert log.splitlines()[-1].endswith("finished: step 8 of 8")
+
+
 def test_interrupted_run_continues_bit_for_bit(run, tmp_path, monkeypatch):
     """A crash two steps behind the last checkpoint: the same state and losses in the end."""
     config, workdir, state = run

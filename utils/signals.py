@@ -28,7 +28,7 @@ class StopSignal:
     def _handle(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        text = f"\n{self.received.name}: saving after this step; Ctrl-C again stops at once\n"
+        text = f"\n{self.received.name}: stopping after this step; Ctrl-C again stops at once\n"
         os.write(2, text.encode())  # a log message could interrupt another half written
 
     def __exit__(self, *exception: object) -> None:

@@ -1,0 +1,96 @@
+"""The tasks "loss" and "bpd": how well a network describes images that it may not know."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+import losses
+from datasets import get_dataset
+from evaluators.work import Numbers, Work, mean_nfe
+from experiment import Experiment
+from likelihood import dequantize, get_configured_likelihood_fn, pool
+from sde_lib import ScoreFn
+from utils import parallel
+from utils.rounds import Arrays
+
+
+def evaluate_loss(work: Work) -> Numbers:
+    """The training objective on held-out images, one noise level and noise for each of them.
+
+    Every example counts the same, also those of a last batch that is not full: its place in the
+    split is what its noise is drawn from. The standard error has both in it, examples and noise.
+    """
+    config, state, n = work.config, work.state, work.num_examples
+    loss_fn = work.experiment.loss_fn(train=False)
+    batches = get_dataset(config, config.eval.split, work.batch_size, shuffle=False)
+
+    @jax.jit
+    def loss_of_each(params: Any, model_state: Any, batch: losses.Batch) -> jax.Array:
+        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss_of_one(example: losses.Batch) -> jax.Array:
+            batch = jax.tree.map(lambda x: x[None], example)
+            return loss_fn(rng, params, model_state, batch)[0]
+
+        return jax.vmap(loss_of_one)(jax.tree.map(parallel.shard_batch, batch))
+
+    def one(i: int) -> Arrays:
+        # Each process reads its share of the batch and is given the others'.
+        batch = parallel.to_host(batches[i])
+        batch = jax.tree.map(lambda x: x[np.argsort(batch["index"])], batch)
+        each = loss_of_each(state.params_ema, state.model_state, batch)
+        return {"loss": parallel.to_host(each)}
+
+    return _report(work, "loss", work.show_rounds("loss", n, one)["loss"])
+
+
+def evaluate_bpd(work: Work) -> Numbers:
+    """Bits per dimension of images, each with `eval.bpd_repeats` draws of noise: `bpd.npz`.
+
+    The archive holds "bpd": (R, N) and "stderr": (R, N), the part of the choice of probes in their
+    error. The standard error of the mean is over the images.
+    """
+    config, source, n = work.config, work.source, work.num_examples
+    likelihood_fn = get_configured_likelihood_fn(config, work.experiment.sde)
+
+    def evaluate(score_fn: ScoreFn, x: jax.Array, rng: jax.Array) -> tuple:
+        found = likelihood_fn(rng, score_fn, x)
+        return found.bpd, found.stderr, found.nfe
+
+    compiled = work.compile(evaluate)
+
+    def one(repeat: int, i: int) -> Arrays:
+        noise_rng, probe_rng = jax.random.split(jax.random.fold_in(work.rng(i), repeat))
+        x = dequantize(noise_rng, work.read(source, work.positions(i, len(source))))
+        bpd, stderr, nfe = compiled(np.asarray(work.scaler(x)), probe_rng)
+        return {"bpd": bpd, "stderr": stderr, "nfe": np.array([nfe])}
+
+    parts = [
+        work.show_rounds(f"bpd_{r}", n, functools.partial(one, r))
+        for r in range(config.eval.bpd_repeats)
+    ]
+    bpd, stderr = (np.stack([p[name] for p in parts]) for name in ("bpd", "stderr"))
+    work.save_npz("bpd.npz", bpd=bpd, stderr=stderr)
+    nfe = mean_nfe(np.concatenate([p["nfe"] for p in parts]))
+    return _report(work, "bpd", bpd) | {"repeats": len(parts), "nfe": nfe}
+
+
+def _report(work: Work, name: str, values: np.ndarray) -> Numbers:
+    """The mean of (N,) or (R, N) numbers, one for each image and draw of noise."""
+    mean, stderr, n = pool(values)
+    report = {"split": work.config.eval.split, "num_examples": n, name: mean}
+    return report | {"stderr": stderr if n > 1 else None}
+
+
+def check_bpd(experiment: Experiment) -> None:
+    """Builds the likelihood, and traces it with a score that costs nothing."""
+    data = experiment.config.data
+    if experiment.config.eval.bpd_repeats < 1:
+        raise ValueError(
+            f"eval.bpd_repeats={experiment.config.eval.bpd_repeats} must be at least 1"
+        )
+    likelihood_fn = get_configured_likelihood_fn(experiment.config, experiment.sde)
+    x = np.zeros((1, data.image_size, data.image_size, data.num_channels), np.float32)
+    jax.eval_shape(lambda rng: likelihood_fn(rng, lambda x, t: x, x), jax.random.key(0))

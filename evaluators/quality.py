@@ -1,0 +1,116 @@
+"""The task "fd": how far the samples of the task "samples" are from the data, by their features."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+
+import features
+from datasets import get_source
+from evaluation import METRICS, Features, Statistics
+from evaluators.samples import read_archive
+from evaluators.work import Numbers, Work
+from experiment import Experiment
+from utils import parallel
+from utils.arrays import lookup
+from utils.logging import progress_bar
+from utils.rounds import Arrays
+
+_log = logging.getLogger(__name__)
+
+_KEPT = 50_000  # reference images whose features are kept: FID and its like use no more samples
+
+
+def evaluate_fd(work: Work) -> Numbers:
+    """Every row of `evaluation.METRICS` for `eval.num_samples` samples and the training images.
+
+    The Fréchet distance goes by the name of its features: "FID" is that of Inception-v3 alone. A
+    metric that cannot be computed is in "left_out", with the reason; the distance always can.
+    """
+    n = work.config.eval.num_samples
+    extractor = features.get_feature_extractor(work.config)
+    reference = _get_reference(work, extractor)
+    samples = read_archive(work.folder)["samples"][:n]
+
+    def extract(i: int) -> Arrays:
+        found = extractor(samples[i * work.batch_size : (i + 1) * work.batch_size])
+        return {name: x for name, x in found._asdict().items() if x is not None}
+
+    found = Features(**work.show_rounds("features", n, extract))
+    report = {
+        "features": extractor.name,
+        "num_samples": n,
+        "num_reference": int(reference.num),
+        "reference": reference.provenance["dataset"] + " " + reference.provenance["split"],
+    }
+    report |= _measure(found, reference, extractor.distance_name)
+    fewest = min(n, report["num_reference"])
+    if fewest <= len(reference.mean):
+        report["warning"] = (
+            f"{fewest} images for {len(reference.mean)} features: their covariance is singular, "
+            f"and the {extractor.distance_name} too large to be compared with others; take more "
+            f"than {len(reference.mean)} (eval.num_samples={n})"
+        )
+        _log.warning("fd: %s", report["warning"])
+    return report
+
+
+def _measure(found: Features, reference: Statistics, distance_name: str) -> Numbers:
+    """The numbers of all metrics, and why there are none of some."""
+    numbers, left_out = {distance_name: METRICS["fd"](found, reference)["fd"]}, {}
+    for name, metric in METRICS.items():
+        try:
+            numbers |= metric(found, reference) if name != "fd" else {}
+        except ValueError as e:
+            _log.info("fd: %s is left out: %s", name, e)
+            left_out[name] = str(e)
+    return numbers | ({"left_out": left_out} if left_out else {})
+
+
+def _get_reference(work: Work, extractor: features.FeatureExtractor) -> Statistics:
+    """Those of `eval.stats` or, if there are none, of the training images, kept for other steps."""
+    config = work.config
+    if config.eval.stats:
+        return features.get_reference_statistics(config, extractor)
+    path = os.path.join(os.path.dirname(work.folder), f"statistics_{extractor.name}.npz")
+    expected = features.get_data_description(config) | {"split": "train"}
+    expected |= {key: extractor.provenance[key] for key in ("features", "sha256")}
+    statistics = None
+    if os.path.exists(path):
+        try:
+            statistics = features.load_statistics(path, expected)
+        except ValueError as e:
+            _log.info("%s; they are computed again", e)
+    if not parallel.any_process(statistics is None):
+        return statistics
+    with progress_bar(1, desc="reference") as bar:
+        bar.leave = False
+
+        def show(parts: Iterable, total: int) -> Iterator:
+            bar.total = total
+            for part in parts:
+                yield part
+                bar.update()
+
+        statistics = features.get_statistics(config, extractor, "train", _KEPT, show)
+    if parallel.is_primary():
+        features.save_statistics(path, statistics)
+    return statistics
+
+
+def check_fd(experiment: Experiment) -> None:
+    """Finds missing files; a classifier is left alone, because it may have to be trained first."""
+    e = experiment.config.eval
+    lookup(features.FEATURES, e.features, "features (eval.features)")
+    if e.num_samples < 2:
+        raise ValueError(f"eval.num_samples={e.num_samples}: the task fd needs 2 or more")
+    if e.stats and not os.path.isfile(e.stats):
+        raise ValueError(
+            f"eval.stats={e.stats!r} is no file; make it with python -m tools.compute_stats, or "
+            "leave it empty for those of the training images"
+        )
+    if not e.stats:
+        get_source(experiment.config, "train")
+    if e.features != "classifier":
+        extractor = features.get_feature_extractor(experiment.config)
+        if e.stats:
+            features.get_reference_statistics(experiment.config, extractor)

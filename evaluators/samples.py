@@ -1,0 +1,77 @@
+"""The task "samples": draw images, keep them, show them."""
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from evaluators.image_sampler import ImageSampler
+from evaluators.work import Numbers, Work, mean_nfe, without_counts
+from utils import images, parallel
+from utils.rounds import Arrays
+
+ARCHIVE = "samples.npz"
+
+
+def evaluate_samples(work: Work) -> Numbers:
+    """Draws `eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of the first batch.
+
+    The archive holds "samples": uint8 (N, H, W, C), "nfe": (rounds,), and "settings": those they
+    were drawn with, as JSON. What an earlier evaluation has drawn with the same ones is not drawn
+    again, and is not in the seconds of the report.
+    """
+    config, sampler = work.config, ImageSampler(work.experiment)
+    n, size = config.eval.num_samples, work.batch_size
+    same = without_counts(read_settings(work.folder)) == without_counts(work.settings)
+    kept = read_archive(work.folder) if same else {}
+
+    def draw(i: int) -> Arrays:
+        rows = slice(i * size, (i + 1) * size)
+        if kept and len(kept["samples"]) >= rows.stop:
+            x, nfe = kept["samples"][rows], kept["nfe"][i : i + 1]
+            return {"samples": x, "nfe": nfe} | _seconds(0, 0)
+        compiled = sampler.compile_seconds
+        x = images.to_uint8(sampler(work.rng(i), work.state, f"sampling {i + 1}/{-(-n // size)}"))
+        if i == 0:
+            _save_animation(work.path("process.gif"), sampler.frames, config.eval.frames)
+        seconds = _seconds(sampler.compile_seconds - compiled, sampler.seconds)
+        return {"samples": x, "nfe": np.array([sampler.nfe])} | seconds
+
+    drawn = work.run_rounds("samples", n, draw)
+    arrays = {name: drawn[name] for name in ("samples", "nfe")}
+    work.save_npz(ARCHIVE, **arrays, settings=np.array(json.dumps(work.settings)))
+    work.save_grid("samples.png", drawn["samples"][:64])
+    seconds = {name: round(float(drawn[name].sum()), 2) for name in _seconds(0, 0)}
+    nfe = mean_nfe(drawn["nfe"])
+    return {"num_samples": n, "nfe": nfe} | seconds | {"sampling": config.sampling.to_dict()}
+
+
+def _seconds(compiling: float, drawing: float) -> Arrays:
+    """The times of one round."""
+    return {"compile_seconds": np.array([compiling]), "seconds": np.array([drawing])}
+
+
+def read_archive(folder: str) -> Arrays:
+    """The samples in the folder; without any, nothing."""
+    path = os.path.join(folder, ARCHIVE)
+    if not os.path.exists(path):
+        return {}
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def read_settings(folder: str) -> Numbers:
+    """What they were drawn with; without any, nothing."""
+    path = os.path.join(folder, ARCHIVE)
+    if not os.path.exists(path):
+        return {}
+    with np.load(path) as arrays:  # which reads no more than is asked for
+        return json.loads(str(arrays["settings"]))
+
+
+def _save_animation(path: str, frames: Sequence[np.ndarray], most: int) -> None:
+    """Writes the animation of at most so many frames (N, H, W, C), if there are any."""
+    if parallel.is_primary() and frames and most:
+        keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+        images.save_gif(path, np.stack([frames[i] for i in keep]))

@@ -1,0 +1,95 @@
+"""Long work in rounds: each is a file as soon as it is done, so that a kill costs one round.
+
+`<folder>/00000.npz` holds the arrays of the first round, `<folder>/settings.json` what they depend
+on. In a run of several processes the primary one writes, and all see the same folder.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from utils import parallel
+from utils.images import save_npz
+from utils.logging import write_json
+from utils.signals import StopSignal
+
+_log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+
+class Stopped(Exception):
+    """A signal has ended the work between two rounds; those that are done are kept."""
+
+
+def run_rounds(
+    folder: str | os.PathLike,
+    size: int,
+    batch_size: int,
+    settings: dict[str, Any],
+    compute: Callable[[int], Arrays],
+) -> Arrays:
+    """Makes the rounds that `folder` does not have yet. Every process has to call it.
+
+    Args:
+      folder: of the files. It stays: remove it once what is made of the rounds is safe.
+      size: items in all.
+      batch_size: items of a round; the last round may have items too many.
+      settings: what a round depends on, of JSON types; rounds of other settings are removed.
+      compute: number of a round -> its arrays, the same on every process.
+
+    Returns:
+      The arrays of all rounds joined along their first axes, the first `size` rows of each.
+
+    Raises:
+      Stopped: after the round in which SIGINT or SIGTERM arrived.
+    """
+    rounds = -(-size // batch_size)
+    paths = [os.path.join(folder, f"{i:05d}.npz") for i in range(rounds)]
+    if parallel.is_primary():
+        _open(folder, settings)
+    with StopSignal() as stop:
+        for i in _missing(paths):
+            arrays = compute(i)
+            if parallel.is_primary():
+                save_npz(paths[i], **arrays)
+            if parallel.any_process(stop.received is not None):
+                raise Stopped(f"round {i + 1} of {rounds}")
+    parallel.any_process(False)  # nobody reads before the primary process has written
+    parts = [_load(path) for path in paths]
+    return {name: np.concatenate([p[name] for p in parts])[:size] for name in parts[0]}
+
+
+def _open(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
+    """Empties the folder of rounds that were made with other settings."""
+    path, settings = os.path.join(folder, "settings.json"), json.loads(json.dumps(settings))
+    if os.path.exists(path):
+        with open(path) as file:
+            if json.load(file) == settings:
+                return
+        _log.info("%s: made with other settings, so its rounds are made again", folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(path, settings)
+
+
+def _missing(paths: list[str]) -> Iterator[int]:
+    """Numbers of the rounds without a file, as the primary process sees it."""
+    kept = 0
+    for i, path in enumerate(paths):
+        if parallel.any_process(parallel.is_primary() and os.path.exists(path)):
+            kept += 1
+            continue
+        if kept:
+            _log.info("continuing at round %d of %d", i + 1, len(paths))
+            kept = 0
+        yield i
+
+
+def _load(path: str) -> Arrays:
+    with np.load(path) as arrays:
+        return dict(arrays)
