@@ -55,6 +55,7 @@ ONLY = {
     "likelihood": {"datasets", "sde_lib", "probability_flow", "utils.arrays"},
     "posterior": {"sde_lib", "utils.arrays"},
     "controllable_generation": {"sde_lib", "sampling", "masks", "operators", "utils.arrays"},
+    "guidance": {"sde_lib", "utils.arrays"},
     "operators": {"utils.arrays"},
     "masks": {"utils.arrays"},
     "models": {"models", "utils.arrays"},

@@ -1,0 +1,101 @@
+"""A small noise-conditional classifier of digits and other small images.
+
+Where noise is strong, what tells classes apart is a sum over the whole image, which local
+convolutions and means over space lose. So the last layers see every position: the features of a
+residual network at a quarter of the resolution, and the image itself. 314,000 parameters for images
+of 28 pixels.
+
+Called as `models.wideresnet` says.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import Conv, Dense, Dropout, Dtype, GaussianFourier, GroupNorm
+from models.resampling import naive_downsample_2d
+from models.unet import ResnetBlock, check_halvings, check_sizes
+from models.wideresnet import check_num_classes, standardise_images
+
+
+class NoiseClassifier(nn.Module):
+    """Residual blocks from half the resolution on, and two dense layers.
+
+    Attributes:
+      num_classes: of the images.
+      nf: channels at half the resolution; a quarter of the features taken of the image itself, and
+        of the embedding of the noise level.
+      ch_mult: channels divided by nf at each resolution from there on, fine to coarse.
+      num_res_blocks: residual blocks a resolution.
+      fourier_scale: standard deviation of the Fourier frequencies of the noise level.
+      dropout: rate in every residual block and before the last layer.
+      centered: the input is in [-1, 1], else in [0, 1]; each image is standardised anyhow.
+      dtype: of the activations.
+    """
+
+    num_classes: int = 10
+    nf: int = 16
+    ch_mult: Sequence[int] = (1, 2)
+    num_res_blocks: int = 1
+    fourier_scale: float = 1.0
+    dropout: float = 0.0
+    centered: bool = False
+    dtype: Dtype = jnp.float32
+
+    embedding_type: ClassVar[str] = "fourier"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_num_classes(self.num_classes)
+        check_sizes(self.nf, self.ch_mult, self.num_res_blocks)
+
+    def _features(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
+        """Of x: (B, H, W, C), at every position of the coarsest resolution: (B, F)."""
+        dtype = self.dtype
+        h = Conv(self.nf, stride=2, dtype=dtype, name="conv_in")(x)
+        for i, mult in enumerate(self.ch_mult):
+            for j in range(self.num_res_blocks):
+                down = naive_downsample_2d if i and j == 0 else None
+                block = ResnetBlock(
+                    *(nn.swish, mult * self.nf, down),
+                    dropout=self.dropout,
+                    dtype=dtype,
+                    name=f"block_{i}_{j}",
+                )
+                h = block(h, temb, train)
+        h = nn.swish(GroupNorm(dtype=dtype, name="norm_out")(h))
+        return h.reshape(len(h), -1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sigma: jax.Array, train: bool = False) -> jax.Array:
+        """Classifies noisy images.
+
+        Args:
+          x: (B, H, W, C), data plus noise.
+          sigma: (B,), standard deviation of the noise.
+          train: whether dropout is on (it needs the rng "dropout").
+
+        Returns:
+          (B, num_classes), logits in float32.
+        """
+        check_halvings(x, len(self.ch_mult), "model.ch_mult")
+        width = 4 * self.nf
+        temb = GaussianFourier(self.nf, self.fourier_scale, name="time_fourier")(jnp.log(sigma))
+        temb = nn.swish(Dense(width, name="time_dense_0")(temb))
+        temb = Dense(width, name="time_dense_1")(temb)
+        x = standardise_images(x)
+        pixels = Dense(width, name="pixels")(x.reshape(len(x), -1))
+        pixels = nn.swish(_modulate(pixels, temb, "pixels_temb"))
+        h = self._features(x, temb, train).astype(jnp.float32)
+        h = Dense(2 * width, name="hidden")(jnp.concatenate([h, pixels], -1))
+        h = nn.swish(_modulate(h, temb, "hidden_temb"))
+        return Dense(self.num_classes, name="logits")(Dropout(self.dropout)(h, train))
+
+
+def _modulate(h: jax.Array, temb: jax.Array, name: str) -> jax.Array:
+    """h: (B, F), scaled and shifted as the embedding (B, E) says; called from a module."""
+    scale, shift = jnp.split(Dense(2 * h.shape[1], name=name)(nn.swish(temb)), 2, -1)
+    return h * (1 + scale) + shift
