@@ -7,7 +7,9 @@ out in the model's range. They are pure functions of the global batch, made to b
 """
 
 import abc
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ import ml_collections
 import numpy as np
 from jax import lax
 
+from probability_flow import get_ode_sampler
 from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
+from solvers import SOLVERS
 from utils.arrays import batch_mul, example_norm, lookup
 from utils.progress import Observer, observe
 
@@ -92,7 +96,7 @@ class NonePredictor(Predictor):
 
 
 class Corrector(abc.ABC):
-    """Steps of Langevin dynamics at a fixed time.
+    """Steps that leave the distribution at a fixed time as it is.
 
     Attributes:
       evaluations: of the score in one update.
@@ -109,12 +113,18 @@ class Corrector(abc.ABC):
         return self.n_steps
 
     @abc.abstractmethod
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        """x: (B, *S) at t: (B,) -> the next x, and the same without the noise just added."""
+
+
+class _Langevin(Corrector):
+    """Langevin dynamics; what differs is the size of the steps."""
+
+    @abc.abstractmethod
     def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
         """Step size (B,) at t: (B,) for a score and a noise, both (B, *S)."""
 
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
-        """x: (B, *S) at t: (B,) -> the next x, and the same without the noise just added."""
-
         def step(k: int, carry: Pair) -> Pair:
             x, _ = carry
             z = jax.random.normal(jax.random.fold_in(rng, k), x.shape, x.dtype)
@@ -128,7 +138,7 @@ class Corrector(abc.ABC):
         )
 
 
-class LangevinCorrector(Corrector):
+class LangevinCorrector(_Langevin):
     """Langevin dynamics with the step set by the signal-to-noise ratio (algorithms 4 and 5).
 
     As published, the two norms are means over the batch, so that a sample depends a little on the
@@ -140,7 +150,7 @@ class LangevinCorrector(Corrector):
         return 2 * self.sde.langevin_scale(t) * (self.snr * ratio) ** 2
 
 
-class AnnealedLangevinDynamics(Corrector):
+class AnnealedLangevinDynamics(_Langevin):
     """Langevin dynamics with the step of NCSN (Song & Ermon 2019, algorithm 1)."""
 
     def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
@@ -152,9 +162,6 @@ class NoneCorrector(Corrector):
     """Leaves x as it is."""
 
     evaluations = 0
-
-    def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
-        return jnp.zeros_like(t)
 
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
         return x, x
@@ -195,8 +202,8 @@ def get_pc_sampler(
       denoise: return the last mean, without the noise of the last step.
       eps: last time; None for the SDE's own t_min.
       observer: sees the samples about 50 times while the sampler runs.
-      projection: imposes what is known, on the start and after each corrector and predictor, as
-        score_sde does at the time t of both.
+      projection: imposes what is known, on the start and after each corrector and predictor, at the
+        time that has been reached.
       t_start: time of the `x_init` that the sampler is then called with; only the steps from there
         on are made. None for the noise at T.
 
@@ -224,15 +231,16 @@ def get_pc_sampler(
         timesteps = jnp.asarray(time_grid(sde, eps, first))
         n = len(timesteps)
         rng, loop_rng = jax.random.split(rng)
-        x = sde.initial_state(rng, shape, x_init)
+        x = sde.initial_state(rng, shape, x_init, t_start)
         x, x_mean = project(jax.random.fold_in(rng, 1), x, x, jnp.full(shape[:1], timesteps[0]))
 
         def step(i: jax.Array, carry: Pair) -> Pair:
-            t = jnp.full(shape[:1], timesteps[i])
+            t, next_t = (jnp.full(shape[:1], timesteps[jnp.minimum(k, n - 1)]) for k in (i, i + 1))
             rngs = jax.random.split(jax.random.fold_in(loop_rng, i), 2)
-            for rng, update_fn in zip(rngs, (correct.update_fn, predict.update_fn), strict=True):
+            updates = (correct.update_fn, t), (predict.update_fn, next_t)
+            for rng, (update_fn, reached) in zip(rngs, updates, strict=True):
                 x, x_mean = update_fn(rng, carry[0], t)
-                carry = project(jax.random.fold_in(rng, n_steps), x, x_mean, t)
+                carry = project(jax.random.fold_in(rng, n_steps), x, x_mean, reached)
             observe(observer, i, n, carry[1])
             return carry
 
@@ -244,21 +252,29 @@ def get_pc_sampler(
 
 
 def get_sampling_fn(
-    config: ml_collections.ConfigDict, sde: SDE, observer: Observer | None = None
+    config: ml_collections.ConfigDict,
+    sde: SDE,
+    observer: Observer | None = None,
+    projection: Projection | None = None,
+    t_start: float | None = None,
 ) -> Sampler:
     """The sampler that `config.sampling` describes, for the SDE of training.
+
+    Args:
+      config: the whole config.
+      sde: the SDE of training.
+      observer, projection, t_start: as of `get_pc_sampler`.
 
     Raises:
       ValueError: for an unknown name or a parameter out of range.
     """
-    return lookup(SAMPLERS, config.sampling.method.lower(), "sampling.method")(
-        config, sde, observer
-    )
+    row = lookup(SAMPLERS, config.sampling.method.lower(), "sampling.method")
+    s = config.sampling
+    common = {"denoise": s.noise_removal, "eps": s.eps or None}
+    return row(config, sde, **common, observer=observer, projection=projection, t_start=t_start)
 
 
-def _configured_pc_sampler(
-    config: ml_collections.ConfigDict, sde: SDE, observer: Observer | None
-) -> Sampler:
+def _configured_pc_sampler(config: ml_collections.ConfigDict, sde: SDE, **common: Any) -> Sampler:
     s = config.sampling
     return get_pc_sampler(
         sde.with_steps(s.steps) if s.steps else sde,
@@ -267,10 +283,30 @@ def _configured_pc_sampler(
         s.snr,
         s.n_steps_each,
         s.probability_flow,
-        s.noise_removal,
-        s.eps or None,
-        observer,
+        **common,
     )
+
+
+def _configured_ode_sampler(config: ml_collections.ConfigDict, sde: SDE, **common: Any) -> Sampler:
+    s = config.sampling
+    return get_ode_sampler(
+        sde,
+        solver=s.ode_solver,
+        rtol=s.rtol,
+        atol=s.atol,
+        error_control=s.error_control,
+        **common,
+    )
+
+
+def _configured_solver(
+    name: str, keys: tuple[str, ...], config: ml_collections.ConfigDict, sde: SDE, **common: Any
+) -> Sampler:
+    options = {key: config.sampling[key] for key in keys}
+    for key in ("steps", "grid"):
+        if not options.get(key, True):
+            del options[key]  # the solver's own
+    return SOLVERS[name](sde, **options, **common)
 
 
 PREDICTORS = {
@@ -284,4 +320,17 @@ CORRECTORS = {
     "ald": AnnealedLangevinDynamics,
     "none": NoneCorrector,
 }
-SAMPLERS = {"pc": _configured_pc_sampler}
+# solver -> the keys of config.sampling that it takes
+_SOLVER_KEYS = dict.fromkeys(SOLVERS, ("steps", "grid", "rho")) | {
+    "heun": ("steps", "grid", "rho", "s_churn", "s_min", "s_max", "s_noise"),
+    "unipc": ("steps", "grid", "rho", "order"),
+    "adaptive_sde": ("abs_tol", "rel_tol"),
+}
+SAMPLERS = {
+    "pc": _configured_pc_sampler,
+    "ode": _configured_ode_sampler,
+    **{
+        name: functools.partial(_configured_solver, name, keys)
+        for name, keys in _SOLVER_KEYS.items()
+    },
+}

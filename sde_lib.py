@@ -109,14 +109,22 @@ class SDE(abc.ABC):
         return first, last
 
     def initial_state(
-        self, rng: jax.Array, shape: tuple[int, ...], x_init: jax.Array | None = None
+        self,
+        rng: jax.Array,
+        shape: tuple[int, ...],
+        x_init: jax.Array | None = None,
+        t_start: float | None = None,
     ) -> jax.Array:
         """Where sampling starts: `x_init`, of the given shape, or a draw from the prior.
 
         Raises:
-          ValueError: if `x_init` has another shape.
+          ValueError: if `x_init` has another shape, or is missing at a t_start of one's own.
         """
         if x_init is None:
+            if t_start is not None:
+                raise ValueError(
+                    f"a sampler with t_start={t_start} needs x_init, the state at that time"
+                )
             return self.prior_sampling(rng, shape)
         if x_init.shape != tuple(shape):
             raise ValueError(f"x_init of shape {x_init.shape} must have the samples' {shape}")
@@ -484,6 +492,20 @@ class CosineVPSDE(SDE):
         mu = jnp.sqrt(total * jax.nn.sigmoid(log_snr))
         signal_lost = jnp.maximum(total * jax.nn.sigmoid(-log_snr) - self.eta**2, 0.0)  # 1 - mu^2
         return jnp.arctan2(jnp.sqrt(signal_lost / (1 + mu)), jnp.sqrt(mu)) / self._w
+
+
+@functools.cache
+def iddpm_sigmas(steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008) -> np.ndarray:
+    """Noise levels sigma / mu of iDDPM, u_0 > ... > u_steps = 0: (steps + 1,), float64.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), table 1.
+    """
+    alpha_bar = np.sin(np.pi / 2 * np.arange(steps + 1) / (steps * (c_2 + 1))) ** 2
+    sigmas = np.zeros(steps + 1)
+    for j in range(steps, 0, -1):
+        kept = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
+        sigmas[j - 1] = np.sqrt((sigmas[j] ** 2 + 1) / kept - 1)
+    return sigmas
 
 
 def get_sde(config: ml_collections.ConfigDict) -> SDE:
