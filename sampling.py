@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from probability_flow import get_ode_sampler
+from probability_flow import get_integrator_settings, get_ode_sampler
 from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
 from solvers import SOLVERS
 from utils.arrays import batch_mul, example_norm, lookup
@@ -288,15 +288,7 @@ def _configured_pc_sampler(config: ml_collections.ConfigDict, sde: SDE, **common
 
 
 def _configured_ode_sampler(config: ml_collections.ConfigDict, sde: SDE, **common: Any) -> Sampler:
-    s = config.sampling
-    return get_ode_sampler(
-        sde,
-        solver=s.ode_solver,
-        rtol=s.rtol,
-        atol=s.atol,
-        error_control=s.error_control,
-        **common,
-    )
+    return get_ode_sampler(sde, **get_integrator_settings(config), **common)
 
 
 def _configured_solver(

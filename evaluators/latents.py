@@ -14,11 +14,10 @@ from utils.rounds import Arrays
 
 def get_codec(experiment: Experiment) -> tuple[Callable, Callable]:
     """The encoder and the decoder of the config's probability-flow ODE."""
-    s = experiment.config.sampling
-    integrator = {"solver": s.ode_solver, "error_control": s.error_control}
-    integrator |= {"rtol": s.rtol, "atol": s.atol, "eps": s.eps or None}
+    config = experiment.config
+    settings = probability_flow.get_integrator_settings(config)
     build = probability_flow.get_encoder, probability_flow.get_decoder
-    return tuple(get(experiment.sde, **integrator) for get in build)
+    return tuple(get(experiment.sde, **settings, eps=config.sampling.eps or None) for get in build)
 
 
 def evaluate_encode(work: Work) -> Numbers:

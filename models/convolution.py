@@ -4,7 +4,8 @@ XLA's CPU backend computes the weight gradient of a convolution as a convolution
 large as the image, after transposing both arguments, and the image gradient with a kernel that it
 transposes first. For wide layers the first is slow on large images, at a quarter of the rate of a
 matrix product, and the second on small ones, where transposing the kernel can cost more than the
-convolution. Both are plain matrix products with shifted images (benchmarks/RESULTS.md).
+convolution. Both are plain matrix products with shifted images (benchmarks/RESULTS.md). The image
+gradient of narrow layers is slow inside compiled loops only, unless it is written as a convolution.
 """
 
 import jax
@@ -18,8 +19,8 @@ SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between XLA's own weight gradient is
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
     """Convolves x: (B, H, W, C) with w: (n, n, C, O), padded to keep H and W before striding."""
-    wide = stride == dilation == 1 and w.shape[0] == 3 and min(w.shape[2:]) >= WIDE
-    return _conv3x3(x, w) if wide else _conv(x, w, stride, dilation)
+    plain = stride == dilation == 1 and w.shape[0] == 3
+    return _conv3x3(x, w) if plain else _conv(x, w, stride, dilation)
 
 
 def _conv(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -39,10 +40,11 @@ def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple]:
 
 def _backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    pixels = x.shape[1] * x.shape[2]
-    cpu_dx = _shifted_sum if pixels < LARGE else _turned_conv
+    pixels, wide = x.shape[1] * x.shape[2], min(w.shape[2:]) >= WIDE
+    cpu_dx = _shifted_sum if wide and pixels < LARGE else _turned_conv
     cpu_dw = _patch_product if pixels <= SMALL else _row_products
-    cpu_dw = _weight_gradient if SMALL < pixels < LARGE else cpu_dw
+    if not wide or SMALL < pixels < LARGE:
+        cpu_dw = _weight_gradient
     dx = lax.platform_dependent(g, w, cpu=cpu_dx, default=_turned_conv)
     dw = lax.platform_dependent(x, g, cpu=cpu_dw, default=_weight_gradient)
     return dx, dw

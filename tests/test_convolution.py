@@ -19,7 +19,8 @@ def draw(*shape):
     return np.random.standard_normal(shape).astype(np.float32)
 
 
-# The first four take the products of small and of large images, the others XLA's gradients.
+# The first four take the products of small and of large images, the next two of image gradients
+# at most, the others XLA's own.
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "stride"),
     [

@@ -1,0 +1,363 @@
+"""The probability-flow ODE: sampling, encoding into latents, decoding, interpolating.
+
+    dx/dt = f(x, t) - g(t)^2 score(x, t) / 2                     (Song et al. 2021, eq. 13)
+
+has the marginals of the SDE at every t and no noise: integrated from t = T down to eps it maps
+latents z ~ N(0, prior_std^2 I) to samples, from eps up to T it maps data to their latents.
+`Integrator` is the one routine that integrates it, here and for likelihoods: an adaptive
+Runge-Kutta method of diffrax, compiled with the network in one program.
+
+Error control. With "batch", every sample makes the same steps, chosen so that the root mean square
+of error / (atol + rtol |x|) over the whole batch stays below 1: that of scipy's RK45 on one long
+vector, as in score_sde. A sample then depends a little on the others, and a hard one among many
+easy ones is integrated less exactly than asked for. With "sample", each has steps and a tolerance
+of its own and depends on nothing else, apart from rounding. All of them still go through the
+network together until the last is done, so that the slowest sets the time.
+
+Evaluations are counted as the network sees them, those of rejected steps included: 2 to choose the
+first step, 1 for its first stage, and 6 more for every step, because the last stage of an accepted
+step is the first of the next. They are counted for the slowest sample.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax import lax
+
+from sde_lib import SDE, Projection, Sampler, ScoreFn
+from utils.arrays import lookup
+from utils.progress import Observer, observe
+
+Tree = Any
+# (t: (B,), y: a tree of arrays (B, ...)) -> dy/dt, a tree like y
+Field = Callable[[jax.Array, Tree], Tree]
+
+
+@dataclasses.dataclass(frozen=True)
+class Integrator:
+    """Integrates dy/dt = field(t, y) with adaptive steps.
+
+    Attributes:
+      solver: a row of `ODE_SOLVERS`.
+      rtol, atol: relative and absolute tolerance of a step.
+      error_control: "batch" or "sample"; see the module.
+      max_steps: steps after which to give up, rejected ones included.
+
+    Raises:
+      ValueError: for an unknown name or a number out of range.
+    """
+
+    solver: str = "tsit5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    error_control: str = "batch"
+    max_steps: int = 4096
+
+    def __post_init__(self) -> None:
+        lookup(ODE_SOLVERS, self.solver, "ODE solver (sampling.ode_solver)")
+        lookup(ERROR_CONTROLS, self.error_control, "error control (sampling.error_control)")
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(
+                f"rtol={self.rtol} and atol={self.atol} of the probability-flow ODE (sampling.rtol "
+                "and atol, eval.bpd_rtol and bpd_atol) must both be positive"
+            )
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} must be at least 1")
+
+    def __call__(self, field: Field, y: Tree, t_from: float, t_to: float) -> tuple[Tree, jax.Array]:
+        """Carries y from one time to the other, in either direction.
+
+        A failure, which is a field that is not finite or jumps, or too many steps, ends the
+        program with an error that names the time reached.
+
+        Args:
+          field: the right-hand side.
+          y: a tree of arrays with the same leading axis (B, ...).
+          t_from, t_to: the two times.
+
+        Returns:
+          y at `t_to`, and the evaluations of the field: () int32.
+        """
+        solve = lambda f, y: self._solve(f, y, t_from, t_to)  # noqa: E731
+        y, outcome = ERROR_CONTROLS[self.error_control](solve, field, y)
+        _check(outcome, self, (t_from, t_to))
+        stages = ODE_SOLVERS[self.solver]().tableau.num_stages
+        return y, 2 + outcome["first_stages"].max() + (stages - 1) * outcome["steps"].max()
+
+    def _solve(self, f: Field, y: Tree, t_from: float, t_to: float) -> tuple[Tree, dict]:
+        """One solve with one sequence of steps: y at the end, and what became of it."""
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, _: f(t, y)),
+            ODE_SOLVERS[self.solver](),
+            t_from,
+            t_to,
+            None,
+            y,
+            saveat=diffrax.SaveAt(t1=True, controller_state=True),
+            stepsize_controller=_Controller(self.rtol, self.atol),
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        _, _, first_stages, finite = solution.controller_state
+        outcome = {
+            "failed": solution.ts[-1] != t_to,
+            "time": solution.ts[-1],
+            "finite": finite,
+            "steps": solution.stats["num_steps"],
+            "first_stages": first_stages,
+        }
+        return jax.tree.map(lambda ys: ys[-1], solution.ys), outcome
+
+
+class _Controller(diffrax.PIDController):
+    """diffrax's controller, with a first step chosen from the field, which gives up in time.
+
+    diffrax repeats a step that is not finite with ever shorter ones; this one ends when rounding
+    would swallow them. Every attempt at the first step evaluates its first stage; later steps have
+    it from the step before. The state is that of diffrax, whether no step has been accepted yet,
+    the first stages evaluated, and whether the last candidate for y was finite.
+    """
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):  # noqa: ANN001, ANN201
+        slope = lambda t, y: func(terms, t, y, args)  # noqa: E731
+        dt0 = self._first_step(slope, t0, t1, y0, self._get_error_order(error_order))
+        t1, state = super().init(terms, t0, t1, y0, dt0, args, func, error_order)
+        return t1, (state, jnp.asarray(True), jnp.zeros((), jnp.int32), jnp.asarray(True))
+
+    def _first_step(
+        self, slope: Field, t0: jax.Array, t1: jax.Array, y0: Tree, order: float
+    ) -> jax.Array:
+        """Two evaluations tell how far to go (Hairer, Norsett & Wanner 1993, section II.4)."""
+        scale = jax.tree.map(lambda y: self.atol + self.rtol * jnp.abs(y), y0)
+        size = lambda y: self.norm(jax.tree.map(jnp.divide, y, scale))  # noqa: E731
+        y_size = size(y0)
+
+        def rough(f: Tree) -> jax.Array:
+            f_size = size(f)
+            tiny = (y_size < 1e-5) | (f_size < 1e-5)
+            return jnp.minimum(jnp.where(tiny, 1e-6, 0.01 * y_size / f_size), t1 - t0)
+
+        def evaluate(f: Tree, k: jax.Array) -> tuple[Tree, Tree]:
+            h = k * rough(f)
+            f = slope(t0 + h, jax.tree.map(lambda y, f: y + h * f, y0, f))
+            return f, f
+
+        # A scan, so that the network is compiled once for both.
+        _, fs = lax.scan(evaluate, jax.tree.map(jnp.zeros_like, y0), jnp.arange(2, dtype=t0.dtype))
+        first, second = (jax.tree.map(lambda f, k=k: f[k], fs) for k in range(2))
+        h = rough(first)
+        slope_size = jnp.maximum(size(first), size(jax.tree.map(jnp.subtract, second, first)) / h)
+        flat = slope_size <= 1e-15
+        fine = jnp.where(flat, jnp.maximum(1e-6, 1e-3 * h), (0.01 / slope_size) ** (1 / order))
+        h = jnp.minimum(jnp.minimum(100 * h, fine), t1 - t0)
+        # Where the field is not finite, shorter steps will find out how far it is.
+        return jnp.where(jnp.isfinite(h), h, 1e-3 * (t1 - t0))
+
+    def adapt_step_size(  # noqa: ANN201
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state  # noqa: ANN001
+    ):  # fmt: skip
+        state, waiting, first_stages, _ = controller_state
+        keep, *times, state, result = super().adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, state
+        )
+        finite = jnp.stack([jnp.isfinite(y).all() for y in jax.tree.leaves(y1_candidate)]).all()
+        lost = ~keep & (times[1] - times[0] < 8 * jnp.finfo(t0.dtype).eps * jnp.abs(t0))
+        result = diffrax.RESULTS.where(lost, diffrax.RESULTS.dt_min_reached, result)
+        notes = waiting & ~keep, first_stages + waiting, finite
+        return keep, *times, (state, *notes), result
+
+
+def _solve_batch(solve: Callable, field: Field, y: Tree) -> tuple[Tree, dict]:
+    """The whole batch is one state."""
+    n = len(jax.tree.leaves(y)[0])
+    return solve(lambda t, y: field(jnp.full((n,), t), y), y)
+
+
+def _solve_samples(solve: Callable, field: Field, y: Tree) -> tuple[Tree, dict]:
+    """Each sample is a state, but the field sees all of them together."""
+    n = len(jax.tree.leaves(y)[0])
+    # What the field closes over may be per sample too (labels, measurements), so that it cannot be
+    # mapped: one sample stands for it, and mapping that calls the field on the batch. Arrays it
+    # closes over become arguments, because JAX lets no such rule close over traced ones.
+    jaxpr = jax.make_jaxpr(field)(jnp.zeros((n,)), y)
+
+    @jax.custom_batching.custom_vmap
+    def one(constants: list, t: jax.Array, y: Tree) -> Tree:
+        return jax.tree.map(jnp.zeros_like, y)
+
+    @one.def_vmap
+    def all_of_them(size: int, mapped: Tree, constants: list, t: jax.Array, y: Tree) -> tuple:
+        flat = [jnp.broadcast_to(t, (n,)), *jax.tree.leaves(y)]
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, constants, *flat)
+        return jax.tree.unflatten(jax.tree.structure(y), flat), jax.tree.map(lambda _: True, y)
+
+    return jax.vmap(lambda y: solve(lambda t, y: one(jaxpr.consts, t, y), y))(y)
+
+
+def _check(outcome: dict, integrator: Integrator, interval: tuple[float, float]) -> None:
+    """Ends a program whose integration has failed: the only callback, and made only then."""
+    outcome = {name: jnp.reshape(value, -1) for name, value in outcome.items()}
+    worst = jnp.argmax(outcome["failed"])
+    time, finite, steps = (outcome[name][worst] for name in ("time", "finite", "steps"))
+
+    def fail() -> None:
+        describe = functools.partial(_raise_failure, integrator, interval)
+        jax.debug.callback(describe, time, finite, steps)
+
+    lax.cond(outcome["failed"][worst], fail, lambda: None)
+
+
+def _raise_failure(
+    integrator: Integrator,
+    interval: tuple[float, float],
+    time: jax.Array,
+    finite: jax.Array,
+    steps: jax.Array,
+) -> None:
+    if not finite:
+        reason = "the score is not finite there; look at the network's parameters and input"
+    elif steps >= integrator.max_steps:
+        reason = f"its {integrator.max_steps} steps are used up; raise rtol or atol"
+    else:
+        reason = "no step is short enough there; the score changes too fast, or jumps"
+    raise FloatingPointError(
+        f"the probability-flow ODE from t={interval[0]:g} to t={interval[1]:g} stopped at "
+        f"t={time:.6g} after {steps} steps with rtol={integrator.rtol:g}, "
+        f"atol={integrator.atol:g}: {reason}"
+    )
+
+
+def get_integrator_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields of `Integrator` that `config.sampling` gives."""
+    s = config.sampling
+    return {
+        "solver": s.ode_solver,
+        "rtol": s.rtol,
+        "atol": s.atol,
+        "error_control": s.error_control,
+    }
+
+
+def get_drift(sde: SDE, score_fn: ScoreFn) -> Field:
+    """The right-hand side of eq. 13: t: (B,), x: (B, *S) -> dx/dt: (B, *S)."""
+    flow = sde.reverse(score_fn, probability_flow=True)
+    return lambda t, x: flow.sde(x, t)[0]
+
+
+def get_ode_sampler(
+    sde: SDE,
+    *,
+    denoise: bool = False,
+    eps: float | None = None,
+    t_start: float | None = None,
+    projection: Projection | None = None,
+    observer: Observer | None = None,
+    **integrator: Any,
+) -> Sampler:
+    """The sampler that integrates the probability-flow ODE (Song et al. 2021, section 4.3).
+
+    Args:
+      sde: the SDE that the score belongs to.
+      denoise: end with one reverse-diffusion step without its noise at eps, as score_sde does.
+      eps: last time; None for the SDE's own t_min.
+      t_start: time of the `x_init` that the sampler is then called with; None for the noise at T.
+      projection: must be None.
+      observer: sees the samples once, at the end.
+      **integrator: fields of `Integrator`.
+
+    Returns:
+      `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
+
+    Raises:
+      ValueError: for a parameter out of range, and for a projection: the adaptive solver needs a
+        smooth path.
+    """
+    first, eps = sde.sampling_interval(eps, t_start)
+    if projection is not None:
+        raise ValueError(
+            "sampling.method='ode' follows a smooth path and cannot impose anything between its "
+            "steps; set sampling.method='pc'"
+        )
+    integrate = Integrator(**integrator)
+
+    def sampler(
+        rng: jax.Array,
+        score_fn: ScoreFn,
+        shape: tuple[int, ...],
+        x_init: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        x = sde.initial_state(rng, shape, x_init, t_start)
+        x, nfe = integrate(get_drift(sde, score_fn), x, first, eps)
+        if denoise:
+            f, _ = sde.reverse(score_fn).discretize(x, jnp.full(shape[:1], eps))
+            x, nfe = x - f, nfe + 1
+        observe(observer, jnp.asarray(0), 1, x)
+        return x, nfe
+
+    return sampler
+
+
+def get_encoder(
+    sde: SDE, *, eps: float | None = None, t_start: float | None = None, **integrator: Any
+) -> Callable[[ScoreFn, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The map of data to latents.
+
+    Args:
+      sde: the SDE that the score belongs to.
+      eps: time at which the data are taken to be; None for the SDE's own t_min.
+      t_start: time of the latents; None for T.
+      **integrator: fields of `Integrator`.
+
+    Returns:
+      `(score_fn, x: (B, *S)) -> (z: (B, *S), nfe)`.
+
+    Raises:
+      ValueError: for a parameter out of range.
+    """
+    first, eps = sde.sampling_interval(eps, t_start)
+    integrate = Integrator(**integrator)
+    return lambda score_fn, x: integrate(get_drift(sde, score_fn), x, eps, first)
+
+
+def get_decoder(
+    sde: SDE, *, eps: float | None = None, t_start: float | None = None, **integrator: Any
+) -> Callable[[ScoreFn, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The inverse of the encoder with the same arguments: `(score_fn, z) -> (x, nfe)`."""
+    first, eps = sde.sampling_interval(eps, t_start)
+    integrate = Integrator(**integrator)
+    return lambda score_fn, z: integrate(get_drift(sde, score_fn), z, first, eps)
+
+
+def interpolate(z_a: jax.Array, z_b: jax.Array, weights: jax.Array) -> jax.Array:
+    """Latents on the way from one to another, along the sphere (Shoemake 1985).
+
+    Gaussian latents lie close to a sphere, and a straight line would pass through its inside,
+    where no latent is. Where the norms differ they are interpolated linearly.
+
+    Args:
+      z_a, z_b: latents, each (*S).
+      weights: (K,), 0 for z_a and 1 for z_b.
+
+    Returns:
+      (K, *S).
+    """
+    a, b = z_a.reshape(1, -1), z_b.reshape(1, -1)
+    norm_a, norm_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
+    unit_a, unit_b = a / norm_a, b / norm_b
+    w = jnp.asarray(weights)[:, None]
+    # In this form the angle is exact for nearly parallel latents as well.
+    angle = 2 * jnp.arctan2(jnp.linalg.norm(unit_a - unit_b), jnp.linalg.norm(unit_a + unit_b))
+    arc = (jnp.sin((1 - w) * angle) * unit_a + jnp.sin(w * angle) * unit_b) / jnp.sin(angle)
+    arc = ((1 - w) * norm_a + w * norm_b) * arc
+    line = (1 - w) * a + w * b  # also between opposite latents, which no one arc joins
+    return jnp.where(jnp.sin(angle) < 1e-6, line, arc).reshape(-1, *z_a.shape)
+
+
+ODE_SOLVERS = {"tsit5": diffrax.Tsit5, "dopri5": diffrax.Dopri5}
+ERROR_CONTROLS = {"batch": _solve_batch, "sample": _solve_samples}
