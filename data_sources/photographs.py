@@ -1,0 +1,74 @@
+"""Tiles of the color photographs that come with scikit-image, which need no download.
+
+Each photograph is cut into squares that do not overlap, from its top left corner on; what is left
+over at the right and at the bottom belongs to none. The photographs of one split are not those of
+the other, so that no pixel is in both. The two of the motorcycle are a stereo pair.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_sources.arrays import ArraySource, check_split
+
+FILES = {  # files of the folder skimage/data
+    "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),
+    "test": ("chelsea.png", "coffee.png"),
+}
+
+
+def load(split: str, image_size: int) -> ArraySource:
+    """Returns the tiles of a split: uint8 (image_size, image_size, 3), without labels.
+
+    Of 32 pixels there are 1,206 and 342. They are in a random order, the same every time, so that
+    any stretch of them has tiles of all photographs.
+
+    Raises:
+      ValueError: for an unknown split or an impossible size, or if the package is missing.
+    """
+    check_split(split)
+    photographs = [_read(name) for name in FILES[split]]
+    tiles = np.concatenate([cut(photograph, image_size) for photograph in photographs])
+    if not len(tiles):
+        limit = max(min(photograph.shape[:2]) for photograph in photographs)
+        raise ValueError(
+            f"data.image_size={image_size} is larger than every photograph of the {split} split; "
+            f"set {limit} or less"
+        )
+    np.random.default_rng(0).shuffle(tiles)
+    return ArraySource(tiles, np.zeros(len(tiles), np.int32))
+
+
+def cut(image: np.ndarray, size: int) -> np.ndarray:
+    """Cuts an image (H, W, C) into tiles, row by row: (N, size, size, C).
+
+    Raises:
+      ValueError: if the size is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"data.image_size={size} must be at least 1")
+    height, width, channels = image.shape
+    rows, columns = height // size, width // size
+    whole = image[: rows * size, : columns * size]
+    grid = whole.reshape(rows, size, columns, size, channels).swapaxes(1, 2)
+    return grid.reshape(rows * columns, size, size, channels)
+
+
+def _read(name: str) -> np.ndarray:
+    """Returns a photograph: uint8 (H, W, 3)."""
+    # Found without importing it, which takes a second.
+    spec = importlib.util.find_spec("skimage")
+    folder = Path(spec.submodule_search_locations[0]) if spec else Path("skimage")
+    path = folder / "data" / name
+    if not path.is_file():
+        raise ValueError(
+            f"the photograph {name} of scikit-image is not installed; run 'pip install "
+            "scikit-image', or set --config.data.dataset to other images"
+        )
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # the latter of damaged PNG files
+        raise ValueError(f"{path} is damaged ({error}); install scikit-image again") from error

@@ -1,0 +1,136 @@
+"""The task "denoise": images with noise of a known level, cleaned, beside what they were."""
+
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+
+import image_metrics
+from datasets import get_data_scaler
+from denoising import DENOISERS, Denoiser, get_denoiser
+from evaluators.originals import get_originals, likeness
+from evaluators.work import Numbers, Work, mean_nfe
+from experiment import Experiment
+from utils import images
+from utils.rounds import Arrays
+
+_ROWS = 8  # images in the picture
+
+
+def evaluate_denoise(work: Work) -> Numbers:
+    """Adds noise to images and removes it by each of `eval.denoisers`: `denoise.{npz,png}`.
+
+    The archive holds "originals": uint8 (N, H, W, C), "noisy": float32, in the range [0, 1] and
+    beyond, and under the name of each denoiser what it made of that, uint8. The picture has a row
+    for each image: original, noisy, denoised. PSNR and SSIM are means over the images; those of
+    "clipped" are of the noisy image clipped to [0, 1], as what the denoisers make is.
+    """
+    e, source = work.config.eval, get_originals(work.config)
+    n, (sigma, _) = min(e.num_denoised, len(source)), _noise(work.config)
+    denoisers = {
+        name: work.compile(_with_key_last(denoiser))
+        for name, denoiser in get_denoisers(work.experiment).items()
+    }
+
+    def one(i: int) -> Arrays:
+        x = work.read(source, work.positions(i, len(source)))
+        noise = np.asarray(jax.random.normal(jax.random.fold_in(work.rng(i), 0), x.shape))
+        y = (work.to_model(x) + sigma * noise).astype(np.float32)
+        noisy, truth = work.to_unit(y), x.astype(np.float32) / 255
+        arrays = {"originals": x, "noisy": noisy} | _named("clipped", likeness(noisy, truth))
+        raw = {f: getattr(image_metrics, f)(noisy, truth) for f in ("psnr", "ssim")}
+        arrays |= _named("noisy", raw)
+        for name, denoise in denoisers.items():
+            # The same draws whatever the other denoisers are.
+            rng = jax.random.fold_in(work.rng(i), 1 + list(DENOISERS).index(name))
+            found, nfe = denoise(y, rng)
+            _check_finite(work, name, found)
+            found = work.to_unit(found)
+            arrays |= {name: images.to_uint8(found)}
+            arrays |= _named(name, likeness(found, truth) | {"nfe": np.array([nfe])})
+        return arrays
+
+    arrays = work.show_rounds("denoise", n, one)
+    columns = {name: arrays[name] for name in ("originals", "noisy", *denoisers)}
+    work.save_npz("denoise.npz", **columns)
+    columns["noisy"] = images.to_uint8(columns["noisy"])
+    rows = np.stack([x[:_ROWS] for x in columns.values()], axis=1)
+    work.save_grid("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
+    likenesses = {
+        name: {f: float(arrays[f"{name}_{f}"].mean()) for f in ("psnr", "ssim")}
+        for name in ("noisy", "clipped", *denoisers)
+    }
+    for name in denoisers:
+        likenesses[name]["nfe"] = mean_nfe(arrays[f"{name}_nfe"])
+    shown = e.images or f"{work.config.data.dataset} {e.split}"
+    return {"images": shown, "num_denoised": n, "noise_std": e.noise_std} | likenesses
+
+
+def get_denoisers(experiment: Experiment) -> dict[str, Denoiser]:
+    """Those of `eval.denoisers`, by name.
+
+    Raises:
+      ValueError: for an unknown name, none, or noise that the SDE does not cover.
+    """
+    config = experiment.config
+    if not config.eval.denoisers:
+        raise ValueError(f"eval.denoisers=() is empty; choose from: {', '.join(DENOISERS)}")
+    noise = _noise(config)
+    return {
+        name: get_denoiser(config, name, experiment.sde, *noise) for name in config.eval.denoisers
+    }
+
+
+def check_denoise(experiment: Experiment) -> None:
+    """Builds the denoisers, and traces them with a score that costs nothing."""
+    data, e = experiment.config.data, experiment.config.eval
+    if not experiment.knows_all_levels:
+        _check_last_level(experiment)
+    y = np.zeros((1, data.image_size, data.image_size, data.num_channels), np.float32)
+    try:
+        image_metrics.ssim(y, y)
+        for denoise in get_denoisers(experiment).values():
+            jax.eval_shape(lambda rng, d=denoise: d(rng, lambda x, t: x, y), jax.random.key(0))
+    except ValueError as error:
+        raise ValueError(f"the task denoise, eval.noise_std={e.noise_std:g}: {error}") from error
+
+
+def _check_last_level(experiment: Experiment) -> None:
+    """A network that knows one level can remove the noise of that level, and only at once."""
+    e, sde = experiment.config.eval, experiment.sde
+    mu, sigma = sde.marginal_coeffs(np.float32(sde.T))
+    noise, _ = _noise(experiment.config)
+    if not np.isclose(noise, sigma / mu, rtol=1e-4):
+        known = e.noise_std * float(sigma / mu) / noise
+        raise ValueError(
+            f"eval.noise_std={e.noise_std:g}, but training.objective='last_level' teaches the "
+            f"network noise of {known:.4g} alone; set it to that, or train with other noise"
+        )
+    if "posterior" in e.denoisers:
+        raise ValueError(
+            "eval.denoisers has 'posterior', which needs a score at all noise levels, but "
+            "training.objective='last_level' trains it at one; choose from: tweedie, langevin"
+        )
+
+
+def _noise(config: ml_collections.ConfigDict) -> tuple[float, tuple[float, float]]:
+    """The noise's standard deviation, and the values of black and white, in the model's range."""
+    low, high = get_data_scaler(config)(np.array([0.0, 1.0])).tolist()
+    return config.eval.noise_std * (high - low), (low, high)
+
+
+def _with_key_last(denoiser: Denoiser) -> Callable:
+    return lambda score_fn, y, rng: denoiser(rng, score_fn, y)
+
+
+def _named(name: str, arrays: Arrays) -> Arrays:
+    return {f"{name}_{key}": value for key, value in arrays.items()}
+
+
+def _check_finite(work: Work, name: str, x: np.ndarray) -> None:
+    if not np.isfinite(x).all():
+        raise FloatingPointError(
+            f"images denoised by {name!r} are not finite (checkpoint of step "
+            f"{int(work.state.step)}); choose an earlier one with --config.eval.checkpoint"
+        )
