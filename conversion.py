@@ -7,9 +7,10 @@ they hold. The formats:
     flax         checkpoint_N of score_sde: the same
     diffusers    a UNet2DModel: one set of weights, taken as the averaged ones
     safetensors  the same, under the names of score_sde_pytorch
+    weights      the same, under our own names; any of our networks, classifiers too
 
-The last two are written as well, with step and config in the metadata of the safetensors file, so
-that what was written here is read back as it was. Arrays are float32; no value is changed.
+The last three are written as well, with step and config, so that what was written here is read
+back as it was. Arrays are float32; no value is changed.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import ml_collections
 import numpy as np
@@ -173,17 +175,12 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
       ValueError: if there is no checkpoint of this config, or the format has no such network.
     """
     writer = lookup(WRITERS, format, "format (--to)")
-    directory = os.path.join(workdir, "checkpoints")
-    if not os.path.isdir(directory):
-        raise ValueError(f"there is no checkpoint in {directory}; name the directory of a run")
     if os.path.lexists(target):
         raise ValueError(f"{target} is there already; move it away, or name another")
-    experiment = build(config)
-    with contextlib.closing(Checkpoints(directory, config.training.snapshot_freq)) as checkpoints:
-        state, _, saved, step = experiment.restore(checkpoints, training=False)
-    metadata = {"step": str(step), "config": json.dumps(saved)}
+    state, saved = build(config).load(workdir)
+    metadata = {"step": str(int(state.step)), "config": json.dumps(saved)}
     writer(target, state.params_ema, config, metadata)
-    return [f"{target}: the averaged weights of step {step}"]
+    return [f"{target}: the averaged weights of step {int(state.step)}"]
 
 
 def _read_torch(source: str, config: Config) -> Weights:
@@ -273,6 +270,13 @@ def _read_safetensors(source: str, config: Config) -> Weights:
     return _one_set(from_torch_state_dict(arrays, config), metadata, config)
 
 
+def _read_exported(source: str, config: Config) -> Weights:
+    config = config.copy_and_resolve_references()
+    config.eval.checkpoint = source
+    state, _ = build(config).load("")
+    return Weights(state.params_ema, state.params_ema, int(state.step))
+
+
 def _one_set(params: Tree, metadata: Mapping[str, str], config: Config) -> Weights:
     """Weights of a file with one set; files written here say what they belong to."""
     if "config" in metadata:
@@ -321,13 +325,21 @@ def _write_safetensors(
     weight_files.write_safetensors(target, to_torch_state_dict(params, config), metadata)
 
 
+def _write_exported(target: str, params: Tree, config: Config, metadata: Mapping[str, str]) -> None:
+    arrays = flax.traverse_util.flatten_dict({"params": params}, sep="/")
+    saved, metadata = json.loads(metadata["config"]), {"step": metadata["step"]}
+    weight_files.write_exported(target, saved, arrays, metadata)
+
+
 READERS: dict[str, Callable[[str, Config], Weights]] = {
     "torch": _read_torch,
     "flax": _read_flax,
     "diffusers": _read_diffusers,
     "safetensors": _read_safetensors,
+    "weights": _read_exported,
 }
 WRITERS: dict[str, Callable[[str, Tree, Config, Mapping[str, str]], None]] = {
     "diffusers": _write_diffusers,
     "safetensors": _write_safetensors,
+    "weights": _write_exported,
 }

@@ -26,6 +26,7 @@ from data_sources import (
     images,
     mnist,
     npz,
+    photographs,
     tfds_source,
     tfrecords,
 )
@@ -81,6 +82,12 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
     return source
 
 
+def is_held_out(data: ml_collections.ConfigDict, split: str) -> bool:
+    """Whether a split has no images of training; "test" of the embedded digits is part of them."""
+    embedded = data.dataset.lower() == "mnist" and not data.dir
+    return split != "train" and not embedded
+
+
 def get_dataset(
     config: ml_collections.ConfigDict,
     split: str = "train",
@@ -98,14 +105,19 @@ def get_dataset(
     Returns:
       An endless dataset of {"image": float32 (b, H, W, C) in the model's range,
       "label": int32 (b,), "index": uint32 (b,)}, where b = batch_size / processes and `index` is
-      the position in the stream (modulo 2^32). A shuffled "train" is flipped at random if
-      `config.data.random_flip` says so; nothing else is.
+      the position in the stream (modulo 2^32). A shuffled "train" is flipped and moved at
+      random if `config.data.random_flip` and `random_shift` say so; nothing else is.
 
     Raises:
-      ValueError: as `get_source`, and for a seed or batch size out of range.
+      ValueError: as `get_source`, and for a seed, batch size or shift out of range.
     """
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed} is out of range; set 0 <= seed < 2**32")
+    if not 0 <= config.data.random_shift < config.data.image_size:
+        raise ValueError(
+            f"data.random_shift={config.data.random_shift} must be less than the "
+            f"{config.data.image_size} pixels of an image, and 0 for none"
+        )
     field = "training.batch_size" if batch_size is None else "batch_size"
     batch_size = config.training.batch_size if batch_size is None else batch_size
     parallel.local_batch_size(batch_size, field)  # refuses what cannot be split
@@ -119,6 +131,7 @@ def get_dataset(
         process=(parallel.process_index(), parallel.process_count()),
         key=(config.seed, 0 if training else 1),
         flip=config.data.random_flip and training and shuffle,
+        shift=config.data.random_shift if training and shuffle else 0,
         dequantize=config.data.uniform_dequantization,
         scaler=get_data_scaler(config),
     )
@@ -146,6 +159,7 @@ class Batches:
     process: tuple[int, int]  # this process's number, number of processes
     key: tuple[int, int]  # of the random numbers
     flip: bool
+    shift: int  # pixels at most, filled with 0
     dequantize: bool
     scaler: Callable[[np.ndarray], np.ndarray]
 
@@ -172,13 +186,18 @@ class Batches:
 
     def _convert(self, image: np.ndarray, position: int, out: np.ndarray) -> None:
         """Puts image: uint8 (H, W, C), at a position of the stream, into out: float32 (H, W, C)."""
-        if self.flip or self.dequantize:
+        if self.flip or self.shift or self.dequantize:
             # Counter-based: the numbers of a position need none of those before it.
             counter = np.array([0, position, 0, 0], np.uint64)
             bits = np.random.Philox(key=np.array(self.key, np.uint64), counter=counter)
             rng = np.random.Generator(bits)
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
+        if self.shift:
+            s, (height, width, _) = self.shift, image.shape
+            top, left = rng.integers(2 * s + 1, size=2)
+            padded = np.pad(image, ((s, s), (s, s), (0, 0)))
+            image = padded[top : top + height, left : left + width]
         if not self.dequantize:
             np.take(self._levels, image, out=out, mode="clip")  # the default mode would copy
             return
@@ -253,6 +272,7 @@ DATASETS = {
     "mnist": lambda data, split: mnist.load(data.dir, split),
     "fashion_mnist": lambda data, split: mnist.load_fashion(data.dir, split),
     "digits": lambda data, split: digits.load(split),
+    "photographs": lambda data, split: photographs.load(split, data.image_size),
     "cifar10": lambda data, split: cifar10.load(data.dir, split, data.image_size),
     "svhn": lambda data, split: tfds_source.load("svhn", data.dir, split, data.image_size),
     "celeba": lambda data, split: tfds_source.load("celeba", data.dir, split, data.image_size),

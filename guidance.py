@@ -108,7 +108,10 @@ def get_weight_fn(config: ml_collections.ConfigDict) -> WeightFn:
     """
     g = config.guidance
     cls = lookup(WEIGHTS, g.schedule, "weight (guidance.schedule)")
-    return cls(**{f.name: g[f.name] for f in dataclasses.fields(cls)})
+    values = {f.name: g[f.name] for f in dataclasses.fields(cls)}
+    if values.get("sigma_max") == 0:  # which JSON has, as opposed to infinity
+        values["sigma_max"] = math.inf
+    return cls(**values)
 
 
 def classifier_guidance(

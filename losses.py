@@ -13,6 +13,10 @@ The objectives differ in how the noise level is drawn and in the weight w (`Nois
     EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
                           which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
     EDM's VP, VE, iDDPM   sigma / mu as in the other columns of that table, w = 1
+    last level            t = T alone, w = (sigma / mu)^2, which is ||D - x_0||^2 of the denoiser
+
+A classifier of noisy images has an objective of its own: t ~ U(eps, T), and the cross-entropy of
+its classes at x_t (`get_classifier_loss_fn`).
 
 Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of
 the example in the data stream), so that they do not depend on how a batch is split over devices;
@@ -30,8 +34,8 @@ import ml_collections
 import optax
 from jax import lax
 
-from models.utils import Parametrization, get_score_fn, iddpm_sigmas
-from sde_lib import SDE, VESDE, VPSDE, ScoreFn
+from models.utils import Parametrization, get_score_fn
+from sde_lib import SDE, VESDE, VPSDE, ScoreFn, iddpm_sigmas
 from utils.arrays import batch_mul, lookup
 
 Tree = Any
@@ -139,6 +143,17 @@ def edm_iddpm_levels(sde: SDE, u: jax.Array) -> NoiseLevel:
     return ratio_levels(sde, sigmas[(u * len(sigmas)).astype(jnp.int32)])
 
 
+def last_level(sde: SDE, u: jax.Array) -> NoiseLevel:
+    """The level at T for all of u: (B,), weighted so that the loss is that of the denoiser.
+
+    With D = (x_T + sigma^2 score) / mu it is ||D - x_0||^2: a network trained so removes noise of
+    standard deviation sigma / mu, and knows no other level.
+    """
+    t = jnp.full_like(u, sde.T)
+    mu, sigma = sde.marginal_coeffs(t)
+    return NoiseLevel(t, mu, sigma, (sigma / mu) ** 2)
+
+
 def score_matching_error(
     score_fn: ScoreFn, x_0: jax.Array, level: NoiseLevel, z: jax.Array
 ) -> jax.Array:
@@ -161,7 +176,7 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> Callable[[jax.A
       ValueError: for an unknown objective, or switches that exclude each other.
     """
     t = config.training
-    objectives = {"score": None} | EDM_OBJECTIVES
+    objectives = {"score": None} | OBJECTIVES
     row = lookup(objectives, t.objective, "training.objective")
     if t.likelihood_weighting and (row or not t.continuous):
         raise ValueError(
@@ -191,6 +206,24 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> Callable[[jax.A
         raise ValueError(f"training.sde={t.sde!r}: {e}") from e
     randint = jax.vmap(lambda key: jax.random.randint(key, (), 0, sde.N))
     return lambda keys: discrete_levels(sde, randint(keys))
+
+
+class Noise(NamedTuple):
+    """What is drawn for a batch: levels, noise z: (B, *S), keys (B,) that belong to the levels, and
+    a key for dropout."""
+
+    level: NoiseLevel
+    z: jax.Array
+    level_keys: jax.Array
+    dropout_key: jax.Array
+
+
+def draw_noise(rng: jax.Array, batch: Batch, level_fn: Callable[[jax.Array], NoiseLevel]) -> Noise:
+    """Noise for the examples of a batch, a function of `rng` and their "index"."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["index"])
+    level_keys, noise_keys, dropout_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
+    z = jax.vmap(lambda k: jax.random.normal(k, batch["image"].shape[1:]))(noise_keys)
+    return Noise(level_fn(level_keys), z, level_keys, dropout_keys[0])
 
 
 def drop_labels(keys: jax.Array, labels: jax.Array, num_classes: int, rate: float) -> jax.Array:
@@ -227,19 +260,43 @@ def get_sde_loss_fn(
     """
 
     def loss_fn(rng: jax.Array, params: Tree, model_state: Tree, batch: Batch):
-        x_0 = batch["image"]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["index"])
-        level_keys, noise_keys, dropout_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
-        z = jax.vmap(lambda k: jax.random.normal(k, x_0.shape[1:]))(noise_keys)
+        level, z, level_keys, dropout_key = draw_noise(rng, batch, level_fn)
         classes = batch["label"] if num_classes else None
         if num_classes and train:
             label_keys = jax.vmap(jax.random.fold_in, (0, None))(level_keys, 1)
             classes = drop_labels(label_keys, classes, num_classes, label_dropout)
         score_fn = get_score_fn(
-            sde, model, params, model_state, parametrization, train, dropout_keys[0], classes
+            sde, model, params, model_state, parametrization, train, dropout_key, classes
         )
-        error = score_matching_error(score_fn, x_0, level_fn(level_keys), z)
+        error = score_matching_error(score_fn, batch["image"], level, z)
         return reduce_loss(error, reduce_mean), model_state
+
+    return loss_fn
+
+
+def get_classifier_loss_fn(
+    model: nn.Module, level_fn: Callable[[jax.Array], NoiseLevel], train: bool
+) -> LossFn:
+    """The cross-entropy of a classifier of noisy images, in nats (Song et al. 2021, appendix I.1).
+
+    Args:
+      model: called as `model(x, sigma, train)` with x_0 + sigma z, see `guidance`.
+      level_fn: draws noise levels, see `get_level_fn`; their weights are not used.
+      train: whether dropout is on.
+
+    Returns:
+      As `get_sde_loss_fn`; the batch holds "label" in any case.
+    """
+
+    def loss_fn(rng: jax.Array, params: Tree, model_state: Tree, batch: Batch):
+        level, z, _, dropout_key = draw_noise(rng, batch, level_fn)
+        sigma = level.sigma / level.mu
+        variables, rngs = {"params": params, **model_state}, {"dropout": dropout_key}
+        logits = model.apply(
+            variables, batch["image"] + batch_mul(sigma, z), sigma, train, rngs=rngs
+        )
+        error = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return jnp.mean(error), model_state
 
     return loss_fn
 
@@ -384,7 +441,7 @@ def repeat_step(step_fn: Callable, n_steps: int) -> Callable:
 
 OPTIMIZERS = {"adam": _adam}
 # objective -> (what is drawn for each example, levels of it, further arguments: fields of a config)
-EDM_OBJECTIVES = {
+OBJECTIVES = {
     "edm": (
         jax.random.normal,
         edm_levels,
@@ -401,4 +458,6 @@ EDM_OBJECTIVES = {
         (("model", "sigma_min"), ("model", "sigma_max")),
     ),
     "edm_iddpm": (jax.random.uniform, edm_iddpm_levels, ()),
+    "last_level": (jax.random.uniform, last_level, ()),
+    "classifier": (jax.random.uniform, uniform_levels, ()),
 }

@@ -5,7 +5,8 @@ A run is a directory:
     config.json versions.json stdout.txt    what was run, with what, what it said
     tensorboard/                            scalars and pictures
     checkpoints/STEP/                       see utils/checkpoints.py
-    samples/step_STEP.png                   drawn during training and at its end
+    samples/step_STEP.png                   drawn during training and at its end; of a classifier
+                                            a plot of its accuracy
     eval/                                   what `evaluate` makes of a checkpoint
 
 States are kept on the host here; only the steps in `train` hold replicated copies on the devices.
@@ -14,6 +15,7 @@ States are kept on the host here; only the steps in `train` hold replicated copi
 import contextlib
 import logging
 import os
+import pathlib
 import shutil
 import time
 from collections.abc import Callable
@@ -26,8 +28,8 @@ import numpy as np
 import evaluators
 import losses
 from datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
-from evaluators import EVALUATORS, ImageSampler
-from experiment import Experiment, build
+from evaluators import EVALUATORS, AccuracyCurve, ImageSampler
+from experiment import CLASSIFIER, Experiment, build
 from utils import images, parallel
 from utils.checkpoints import Checkpoints, check_config
 from utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
@@ -60,6 +62,7 @@ class Run:
         self.writer = MetricWriter(os.path.join(workdir, "tensorboard"), start)
         self._schedule = losses.get_schedule(experiment.config)
         self._sampler: ImageSampler | None = None
+        self._curve: AccuracyCurve | None = None
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
@@ -108,10 +111,29 @@ class Run:
         return os.path.join(self.workdir, "samples", f"step_{step}.png")
 
     def draw(self, state: losses.State) -> None:
+        """Makes the picture of a step: samples or, of a classifier, its accuracy."""
+        rng = jax.random.fold_in(jax.random.key(self.config.seed), int(state.step))
+        if self.experiment.network == CLASSIFIER:
+            self._plot_accuracy(rng, state)
+        else:
+            self._draw_samples(rng, state)
+        self.restart_clock(int(state.step))
+
+    def _plot_accuracy(self, rng: jax.Array, state: losses.State) -> None:
+        """Plots it against the noise level; TensorBoard has the mean over the levels."""
+        step = int(state.step)
+        self._curve = self._curve or AccuracyCurve(self.experiment)
+        accuracy = self._curve.in_training(rng, state)
+        self.writer.scalars(step, {"accuracy": float(accuracy.mean())})
+        if parallel.is_primary():
+            self._curve.save_plot(self.sample_path(step), accuracy, step)
+        line = "accuracy of step %d: %.3f, the mean over noise levels: %s"
+        log.info(line, step, accuracy.mean(), self.sample_path(step))
+
+    def _draw_samples(self, rng: jax.Array, state: losses.State) -> None:
         """Draws samples and writes them as a picture, also for TensorBoard."""
         step = int(state.step)
         self._sampler = self._sampler or ImageSampler(self.experiment)
-        rng = jax.random.fold_in(jax.random.key(self.config.seed), step)
         try:
             x = self._sampler(rng, state)
         except FloatingPointError as e:  # of a sampler: the network may be well on its way
@@ -121,21 +143,21 @@ class Run:
             if parallel.is_primary():
                 images.save_grid(self.sample_path(step), x)
             log.info("samples of step %d: %s", step, self.sample_path(step))
-        self.restart_clock(step)
 
     def write_grid(self, step: int, name: str, x: np.ndarray) -> None:
         """Shows images in [0, 1] in TensorBoard."""
         self.writer.images(step, name, images.make_grid(x[:64]))
 
     def finish(self, state: losses.State) -> None:
-        """Draws the samples of a finished training, unless an earlier start of it has."""
+        """Makes the picture of a finished training, unless an earlier start of it has."""
         step = int(state.step)
         path = self.sample_path(step)
         drawn = parallel.any_process(os.path.exists(path))
         if self.config.training.snapshot_sampling and not drawn:
             self.draw(state)
             drawn = parallel.any_process(os.path.exists(path))
-        picture = f"; samples: {path}" if drawn else ""
+        what = "accuracy" if self.experiment.network == CLASSIFIER else "samples"
+        picture = f"; {what}: {path}" if drawn else ""
         log.info("finished: step %d of %d%s", step, self.config.training.n_iters, picture)
 
 
@@ -298,11 +320,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Runs the tasks of `config.eval.tasks` on a checkpoint, or continues where it was stopped.
 
+    With `config.eval.checkpoint` exported weights are evaluated, and there need be no run.
+
     The report is written after every task. A task that is in it with the same settings is done.
 
     Args:
       config: the experiment.
-      workdir: directory of a trained run.
+      workdir: directory of the run, where results go.
       eval_folder: where in it results are written, a folder for each checkpoint.
 
     Returns:
@@ -314,16 +338,10 @@ def evaluate(
       FloatingPointError: if samples are not finite.
     """
     experiment = _build(config)
-    directory = os.path.join(workdir, "checkpoints")
-    if not os.path.isdir(directory):
-        raise ValueError(
-            f"there is no checkpoint in {directory}; train first (--mode train), or name another "
-            "run with --workdir"
-        )
+    experiment.find_weights(workdir)  # or nothing is written
     with logging_errors(workdir), StopSignal() as stop:
-        with contextlib.closing(_open_checkpoints(config, workdir)) as checkpoints:
-            state, *_ = experiment.restore(checkpoints, training=False)
-        folder = os.path.join(workdir, eval_folder, f"step_{int(state.step)}")
+        state, _ = experiment.load(workdir)
+        folder = os.path.join(workdir, eval_folder, _result_name(config, state))
         report = evaluators.read_report(folder)
         report |= {"step": int(state.step), "versions": versions()}
         for task in evaluators.in_order(config.eval.tasks):
@@ -339,6 +357,14 @@ def evaluate(
         else:
             log.info("report: %s", os.path.join(folder, evaluators.REPORT))
     return report
+
+
+def _result_name(config: ml_collections.ConfigDict, state: losses.State) -> str:
+    """Of the folder of a checkpoint's results: step_2400, or pretrained_mnist_ve."""
+    checkpoint = config.eval.checkpoint
+    if not checkpoint or checkpoint.isdecimal():
+        return f"step_{int(state.step)}"
+    return "_".join(part for part in pathlib.Path(checkpoint).parts if part.strip("./"))
 
 
 def _evaluate_task(

@@ -13,7 +13,6 @@ classifier learns from the training split, and reference and real digits are of 
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -23,9 +22,9 @@ import ml_collections
 import numpy as np
 
 import run_lib
-from configs import base
 from data_sources import mnist
 from evaluation import feature_statistics, frechet_distance
+from experiment import load_config
 from features import FeatureExtractor, classifier_extractor, trained_classifier
 from neighbour_metrics import nearest_distances
 from utils.logging import versions, write_json
@@ -122,20 +121,6 @@ def describe(
         "nearest digit": float(np.median(distances_to_nearest(images, learnt, real))),
         "labels 0-9": np.bincount(probabilities.argmax(1), minlength=10).tolist(),
     }
-
-
-def load_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config of a run, from its config.json."""
-    path = Path(workdir, "config.json")
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; train first, or name another run with --workdir")
-    config = base.get_config()
-    for section, fields in json.loads(path.read_text()).items():
-        fields = fields if isinstance(fields, dict) else {"": fields}
-        for key, value in fields.items():
-            value = tuple(value) if isinstance(value, list) else value
-            config.update({section: {key: value} if key else value})
-    return config
 
 
 def draw_samples(config: ml_collections.ConfigDict, workdir: str, num: int) -> tuple:

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.training = t = ml_collections.ConfigDict()
     t.sde = "vesde"  # a row of sde_lib.SDES
     t.continuous = True  # continuous times; False: the discrete SMLD or DDPM loss
-    t.objective = "score"  # "score": Song et al. 2021; else a row of losses.EDM_OBJECTIVES
+    t.objective = "score"  # "score": Song et al. 2021; else a row of losses.OBJECTIVES
     t.likelihood_weighting = False  # weight g(t)^2 instead of std(t)^2; objective "score" only
     t.importance_sampling = False  # draw times as often as that weight says: less variance
     t.reduce_mean = True  # mean over the data dimensions; False: half their sum
@@ -41,8 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
     s.snr = 0.16  # signal-to-noise ratio of the corrector
     s.probability_flow = False  # leave the predictor's noise out
     s.noise_removal = True  # return the mean of the last step, without its noise
-    s.grid = "edm"  # times of the few-step solvers: a row of solvers.TIME_GRIDS
-    s.rho = 7.0  # grid "edm": exponent; larger puts more of the steps near the data
+    s.grid = ""  # of the few-step solvers: a row of solvers.TIME_GRIDS; "": the solver's own
+    s.rho = 7.0  # grid "edm": its exponent; larger puts more of the steps near the data
     s.order = 2  # "unipc": 1, 2 or 3
     s.s_churn = 0.0  # "heun": noise added in each step, in EDM's terms; 0: none
     s.s_min = 0.05  # "heun": smallest level sigma / mu at which noise is added
@@ -50,10 +50,6 @@ def get_config() -> ml_collections.ConfigDict:
     s.s_noise = 1.003  # "heun": factor of the noise added
     s.abs_tol = 0.0078  # "adaptive_sde": one 8-bit level of data in [-1, 1]; half of it in [0, 1]
     s.rel_tol = 0.05  # "adaptive_sde": relative to each pixel
-    s.rtol = 1e-5  # "ode": relative tolerance
-    s.atol = 1e-5  # "ode": absolute tolerance
-    s.ode_solver = "tsit5"  # "ode": a row of probability_flow.ODE_SOLVERS
-    s.error_control = "batch"  # "ode": tolerance for the whole batch, or for each "sample"
     s.ode_solver = "tsit5"  # "ode", encoding, bits/dim: a row of probability_flow.ODE_SOLVERS
     s.error_control = "batch"  # of the same: "batch": steps in common; "sample": for each its own
     s.rtol = 1e-5  # "ode", encoding: relative tolerance of a step
@@ -61,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.eval = e = ml_collections.ConfigDict()
     e.tasks = ("samples",)  # rows of evaluators.EVALUATORS
-    e.checkpoint = 0  # step of the checkpoint to evaluate; 0: the latest
+    e.checkpoint = ""  # what to evaluate: a step, exported weights (a path); "": the latest step
     e.batch_size = 64  # samples, or examples, at a time
     e.num_samples = 64  # samples in all
     e.frames = 40  # pictures in the GIF of the reverse process; 0: no GIF
@@ -74,12 +70,48 @@ def get_config() -> ml_collections.ConfigDict:
     e.num_encoded = 16  # images that "encode" turns into latents and back
     e.num_pairs = 4  # pairs of images that "interpolate" goes between
     e.num_points = 9  # images on the way between two, both ends counted
+    e.noise_std = 0.1  # "denoise": standard deviation of the noise added, for images in [0, 1]
+    e.denoisers = ("tweedie",)  # "denoise": rows of denoising.DENOISERS
+    e.num_denoised = 64  # images that "denoise" takes
+    e.langevin_eta = 1e-4  # denoiser "langevin": step; published for noise 0.1 in [0, 1]
+    e.langevin_steps = 200  # denoiser "langevin": steps
+    e.images = ""  # folder whose images "denoise", "inpaint", ... take; "": those of eval.split
+    e.num_conditioned = 8  # images that these take
+    e.samples_per_image = 4  # samples that they draw for each
+    e.mask = "box"  # "inpaint", operator "mask": a row of masks.MASKS, or a PNG (white is known)
+    e.mask_amount = "light"  # fraction hidden by masks of any size: a row of masks.AMOUNTS
+    e.resampling_steps = 0  # "inpaint" with "pc": RePaint's returns, for the corrector; 0: none
+    e.resampling_jump = 10  # steps of each return
+    e.color_basis = "rgb_mean"  # "colorize", operator "grayscale": a row of operators.COLOR_BASES
+    e.operator = "block_mean"  # "restore": a row of operators.OPERATORS
+    e.operator_factor = 4  # "block_mean": pixels of a block's side
+    e.operator_width = 1.5  # "gaussian_blur": its standard deviation in pixels
+    e.operator_length = 9.0  # "motion_blur": pixels
+    e.operator_angle = 45.0  # "motion_blur": degrees, anticlockwise from the rows
+    e.operator_fraction = 0.25  # "random_projection": their number / values of an image
+    e.measurement_std = 0.05  # "restore": standard deviation of the noise, for images in [0, 1]
+    e.likelihood = "pigdm"  # "restore": a row of posterior.LIKELIHOODS
+    e.likelihood_iterations = 0  # of conjugate gradients; 0: "pigdm" 20, "mmps" 3
+    e.gamma = 0.1  # "sda": some 0.1 |A A^T|; for means of f x f pixels, 0.1 / f^2
+    e.zeta = 30.0  # "dps": strength
+    e.data_variance = 0.1  # "pigdm": variance of the data, for images in [0, 1]
     e.bpd_estimator = "rademacher"  # of the divergence: a row of likelihood.ESTIMATORS
     e.bpd_probes = 1  # probes an image; 2 or more show their standard error
     e.bpd_repeats = 1  # passes over the data, each with other noise; score_sde makes 5 on "test"
     e.bpd_eps = 1e-5  # time at which the data are taken to be
     e.bpd_rtol = 1e-5  # relative tolerance of a step
     e.bpd_atol = 1e-5  # absolute tolerance of a step
+
+    c.guidance = g = ml_collections.ConfigDict()
+    g.classifier = ""  # workdir or exported weights of one; "": none, classifier-free guidance
+    g.checkpoint = ""  # step of its run; "": the latest
+    g.schedule = "constant"  # weight as a function of sigma / mu: a row of guidance.WEIGHTS
+    g.weight = 1.0  # of the class; 1: as likely as in the data; more stresses it
+    g.weight_beyond = 0.0  # "linear": at sigma_max and above; "interval": outside of it
+    g.sigma_min = 0.0  # "linear", "interval": lower end
+    g.sigma_max = 0.0  # "linear", "interval": upper end; 0: no end
+    g.clamp = 0.0  # largest level that the classifier is told; 0: that of its training
+    g.labels = ()  # classes drawn in turns; (): all
 
     c.data = d = ml_collections.ConfigDict()
     d.dataset = "mnist"  # a row of datasets.DATASETS
@@ -89,11 +121,12 @@ def get_config() -> ml_collections.ConfigDict:
     d.num_channels = 3
     d.centered = False  # data in [-1, 1]; False: in [0, 1]
     d.random_flip = True  # mirror half of the training images left to right
+    d.random_shift = 0  # pixels, up, down, left and right, that training images move at most
     d.uniform_dequantization = False  # (255 x + u) / 256, u uniform in [0, 1)
     d.num_threads = 4  # threads that read and decode
 
     c.model = m = ml_collections.ConfigDict()
-    m.name = "ncsnpp"  # a row of models.utils.MODELS
+    m.name = "ncsnpp"  # a row of models.utils.MODELS, or to train a classifier of CLASSIFIERS
     m.parametrization = "score_sde"  # a row of models.utils.PARAMETRIZATIONS
     m.sigma_data = 0.5  # parametrization, objective "edm": standard deviation of the data
     m.sigma_min = 0.01  # VE: smallest noise level
@@ -128,6 +161,8 @@ def get_config() -> ml_collections.ConfigDict:
     m.embedding_type = "fourier"  # of the noise level: fourier, positional
     m.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
     m.init_scale = 0.0  # scale of the last convolutions at initialisation; 0 stands for 1e-10
+    m.color_mean = ()  # "wideresnet": means and standard deviations of the colours of data in
+    m.color_std = ()  # [0, 1], to normalise them; (): neither
     m.scale_by_sigma = False  # divide the network's output by sigma
     m.dtype = "float32"  # of activations: float32, bfloat16; parameters and norms stay float32
     m.remat = False  # recompute each block in the backward pass: less memory, more time

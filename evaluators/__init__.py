@@ -1,26 +1,39 @@
 """What `--mode eval` can find out about a checkpoint: the tasks, one row of EVALUATORS each."""
 
+import functools
 import json
 import os
 from collections.abc import Sequence
 
 from datasets import get_source
+from evaluators.accuracy import AccuracyCurve, evaluate_accuracy
+from evaluators.class_conditional import (
+    check_class_conditional,
+    evaluate_class_conditional,
+    get_guide_inputs,
+)
+from evaluators.conditional import check_conditional, evaluate_conditional
+from evaluators.denoising import check_denoise, evaluate_denoise
 from evaluators.held_out import check_bpd, evaluate_bpd, evaluate_loss
 from evaluators.image_sampler import ImageSampler
 from evaluators.latents import evaluate_encode, evaluate_interpolate, get_codec
+from evaluators.originals import get_originals
+from evaluators.problems import Colorization, Inpainting, Problem, Restoration
 from evaluators.quality import check_fd, evaluate_fd
 from evaluators.samples import evaluate_samples, read_settings
 from evaluators.work import Evaluator, Numbers, rounds_folder
-from experiment import Experiment
+from experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
 from utils.arrays import lookup
 
-__all__ = ["EVALUATORS", "REPORT", "Evaluator", "ImageSampler", "check", "in_order", "read_report"]
-__all__ += ["rounds_folder"]
+__all__ = ["EVALUATORS", "REPORT", "AccuracyCurve", "Evaluator", "ImageSampler", "check"]
+__all__ += ["in_order", "read_report", "rounds_folder"]
 
 REPORT = "report.json"
 
 # field -> smallest value
-_RANGES = {"num_examples": 0, "num_encoded": 1, "num_pairs": 1, "num_points": 2}
+_RANGES = {"num_examples": 0, "num_encoded": 1, "num_pairs": 1, "num_points": 2, "num_denoised": 1}
+_RANGES |= {"num_conditioned": 1, "samples_per_image": 1, "likelihood_iterations": 0, "zeta": 0}
+_RANGES |= {"resampling_steps": 0}
 
 
 def check(experiment: Experiment) -> None:
@@ -36,8 +49,16 @@ def check(experiment: Experiment) -> None:
         if e[field] < low:
             raise ValueError(f"eval.{field}={e[field]} must be at least {low}")
     for task in in_order(e.tasks):
+        if experiment.network not in EVALUATORS[task].networks:
+            raise ValueError(
+                f"the task {task!r} (eval.tasks) needs {' or '.join(EVALUATORS[task].networks)}, "
+                f"but training.objective={experiment.config.training.objective!r} trains "
+                f"{experiment.network}; leave the task out"
+            )
         EVALUATORS[task].check(experiment)
-        if "eval.split" in EVALUATORS[task].depends_on:
+        if "eval.images" in EVALUATORS[task].depends_on:
+            get_originals(experiment.config)
+        elif "eval.split" in EVALUATORS[task].depends_on:
             get_source(experiment.config, e.split)
 
 
@@ -74,6 +95,16 @@ _OF_FEATURES = ("eval.features", "eval.inception_path", "eval.stats")
 _OF_FLOW = ("sampling.ode_solver", "sampling.error_control")
 _OF_CODEC = ("sampling.rtol", "sampling.atol", "sampling.eps", *_OF_FLOW)
 _OF_SPLIT = ("eval.batch_size", "eval.split")
+_OF_DENOISING = ("eval.images", "eval.noise_std", "eval.denoisers", "eval.num_denoised")
+_OF_ORIGINALS = ("eval.images", "eval.num_conditioned", "eval.samples_per_image")
+
+
+def _conditional(problem: type[Problem], *fields: str) -> Evaluator:
+    """The row of a task that draws images given a measurement of others."""
+    run, check = (functools.partial(f, problem) for f in (evaluate_conditional, check_conditional))
+    return Evaluator(problem.name, run, ("sampling.", *_OF_ORIGINALS, *_OF_SPLIT, *fields), check)
+
+
 _ROWS = (
     Evaluator(
         "samples",
@@ -82,7 +113,18 @@ _ROWS = (
         made_with=read_settings,
         at_least="eval.num_samples",
     ),
-    Evaluator("loss", evaluate_loss, ("training.", "eval.num_examples", *_OF_SPLIT)),
+    Evaluator(
+        "loss",
+        evaluate_loss,
+        ("training.", "eval.num_examples", *_OF_SPLIT),
+        networks=(SCORE, ONE_LEVEL, CLASSIFIER),
+    ),
+    Evaluator(
+        "accuracy",
+        evaluate_accuracy,
+        ("eval.num_examples", *_OF_SPLIT),
+        networks=(CLASSIFIER,),
+    ),
     Evaluator(
         "bpd", evaluate_bpd, ("eval.bpd_", "eval.num_examples", *_OF_FLOW, *_OF_SPLIT), check_bpd
     ),
@@ -93,6 +135,27 @@ _ROWS = (
         evaluate_interpolate,
         ("eval.num_pairs", "eval.num_points", *_OF_CODEC, *_OF_SPLIT),
         get_codec,
+    ),
+    Evaluator(
+        "denoise",
+        evaluate_denoise,
+        ("sampling.", "eval.langevin_", *_OF_DENOISING, *_OF_SPLIT),
+        check_denoise,
+        networks=(SCORE, ONE_LEVEL),
+    ),
+    Evaluator(
+        "class_conditional",
+        evaluate_class_conditional,
+        ("guidance.", "eval.features", *_OF_SAMPLES),
+        check_class_conditional,
+        get_inputs=get_guide_inputs,
+    ),
+    _conditional(Inpainting, "eval.mask", "eval.resampling_"),
+    _conditional(Colorization, "eval.color_basis", "eval.resampling_"),
+    _conditional(
+        Restoration,
+        *("eval.operator", "eval.measurement_std", "eval.mask", "eval.color_basis"),
+        *("eval.likelihood", "eval.gamma", "eval.zeta", "eval.data_variance"),
     ),
 )
 # task -> (experiment, state, folder) -> numbers for the report

@@ -1,6 +1,8 @@
 """Drawing batches of images with the configured sampler, in training and evaluation."""
 
+import functools
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,22 +15,36 @@ from evaluators.work import naming_failures
 from experiment import Experiment
 from utils import parallel
 from utils.logging import progress_bar
+from utils.progress import Observer
+from utils.rounds import Arrays
 
 
 class ImageSampler:
     """Draws batches of images with the configured sampler, compiled once, showing progress.
 
-    A network that is told classes draws images of random ones.
+    A network that is told classes draws images of random ones, unless something else is given.
 
     Attributes:
       nfe: evaluations of the score for one sample of the last batch.
-      compile_seconds: how long compiling took; 0 before the first batch.
+      compile_seconds: how long compiling took; 0 if an earlier batch needed it too.
       seconds: how long the last batch took, without compiling.
       frames: the samples of the last batch on their way from noise to image, each (N, H, W, C) in
         [0, 1] before clipping; empty where several processes sample together.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        get_sampler: Callable[[Observer | None], Callable] | None = None,
+    ) -> None:
+        """Builds the sampler.
+
+        Args:
+          experiment: of the config.
+          get_sampler: observer -> `(rng, score_fn, shape, *given) -> (samples, nfe)`, for arrays
+            that each batch is given; its score_fn also takes class labels (B,), `labels=`. None:
+            the configured sampler, for none.
+        """
         config = experiment.config
         data, self._batch_size = config.data, config.eval.batch_size
         self._to_unit = get_data_inverse_scaler(config)
@@ -36,16 +52,21 @@ class ImageSampler:
         self._bar, self._failed = None, None
         # A callback inside a program that spans processes would need all of them.
         observer = self._observe if parallel.process_count() == 1 else None
-        sampler = sampling.get_sampling_fn(config, experiment.sde, observer)
+        unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
+        sampler = (get_sampler or unconditional)(observer)
         shape = (self._batch_size, data.image_size, data.image_size, data.num_channels)
-        classes = config.model.num_classes
+        classes = 0 if get_sampler else config.model.num_classes
 
-        def sample(rng: jax.Array, params: Any, model_state: Any) -> tuple[jax.Array, int]:
+        def sample(rng: jax.Array, params: Any, model_state: Any, *given: jax.Array) -> tuple:
             labels = None
             if classes:
                 labels = jax.random.randint(jax.random.fold_in(rng, 1), shape[:1], 0, classes)
-            score_fn = experiment.score_fn(params, model_state, labels)
-            return sampler(rng, lambda x, t: score_fn(parallel.shard_batch(x), t), shape)
+
+            def score_fn(x: jax.Array, t: jax.Array, labels: Any = labels) -> jax.Array:
+                x = parallel.shard_batch(x)
+                return experiment.score_fn(params, model_state, labels)(x, t)
+
+            return sampler(rng, score_fn, shape, *given)
 
         self._sample = jax.jit(sample)
         self._compiled = None
@@ -63,8 +84,25 @@ class ImageSampler:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
 
-    def __call__(self, rng: jax.Array, state: losses.State, desc: str = "sampling") -> np.ndarray:
+    @property
+    def costs(self) -> Arrays:
+        """`nfe`, `compile_seconds` and `seconds` of the last batch, as arrays of a round."""
+        return {k: np.array([getattr(self, k)]) for k in ("nfe", "compile_seconds", "seconds")}
+
+    def __call__(
+        self,
+        rng: jax.Array,
+        state: losses.State,
+        desc: str = "sampling",
+        given: Sequence[np.ndarray] = (),
+    ) -> np.ndarray:
         """Draws `config.eval.batch_size` images with the averaged parameters.
+
+        Args:
+          rng: of the batch.
+          state: with the parameters.
+          desc: what the progress bar says.
+          given: arrays for `get_sampler`'s sampler, of the same shapes in each batch.
 
         Returns:
           (N, H, W, C) in [0, 1], not clipped, on every process.
@@ -72,8 +110,8 @@ class ImageSampler:
         Raises:
           FloatingPointError: if they are not finite, with the first step where they were not.
         """
-        arguments = rng, state.params_ema, state.model_state
-        begin = time.monotonic()
+        arguments = rng, state.params_ema, state.model_state, *given
+        begin, self.compile_seconds = time.monotonic(), 0.0
         if self._compiled is None:
             self._compiled = self._sample.lower(*arguments).compile()
             self.compile_seconds = time.monotonic() - begin

@@ -31,12 +31,10 @@ def evaluate_samples(work: Work) -> Numbers:
         if kept and len(kept["samples"]) >= rows.stop:
             x, nfe = kept["samples"][rows], kept["nfe"][i : i + 1]
             return {"samples": x, "nfe": nfe} | _seconds(0, 0)
-        compiled = sampler.compile_seconds
         x = images.to_uint8(sampler(work.rng(i), work.state, f"sampling {i + 1}/{-(-n // size)}"))
         if i == 0:
             _save_animation(work.path("process.gif"), sampler.frames, config.eval.frames)
-        seconds = _seconds(sampler.compile_seconds - compiled, sampler.seconds)
-        return {"samples": x, "nfe": np.array([sampler.nfe])} | seconds
+        return {"samples": x} | sampler.costs
 
     drawn = work.run_rounds("samples", n, draw)
     arrays = {name: drawn[name] for name in ("samples", "nfe")}

@@ -24,7 +24,7 @@ import numpy as np
 
 import losses
 from datasets import Source, get_data_inverse_scaler, get_data_scaler, get_source
-from experiment import Experiment
+from experiment import SCORE, Experiment
 from utils import images, parallel
 from utils.logging import progress_bar
 from utils.rounds import Arrays, run_rounds
@@ -155,6 +155,8 @@ class Evaluator:
       made_with: the settings that the files in a folder were made with, where they say so; where
         they do not, those in the report count.
       at_least: a field of which more than is asked for changes nothing.
+      networks: that it is for, see `Experiment.network`.
+      get_inputs: what the result depends on besides config and checkpoint, of JSON types.
     """
 
     name: str
@@ -164,6 +166,8 @@ class Evaluator:
     after: tuple[str, ...] = ()
     made_with: Callable[[str], Numbers] | None = None
     at_least: str | None = None
+    networks: tuple[str, ...] = (SCORE,)
+    get_inputs: Callable[[Experiment], Numbers] = lambda experiment: {}
 
     def __call__(self, experiment: Experiment, state: losses.State, folder: str) -> Numbers:
         settings = self.settings(experiment, state)
@@ -174,8 +178,8 @@ class Evaluator:
         config = flax.traverse_util.flatten_dict(experiment.config.to_dict(), sep=".")
         fields = _ALWAYS + self.depends_on
         chosen = {k: v for k, v in config.items() if k.startswith(fields) and k not in _NEVER}
-        checkpoint = {"step": int(state.step), "checksum": _checksum(state)}
-        return json.loads(json.dumps(checkpoint | chosen))
+        checkpoint = {"step": int(state.step), "checksum": checksum(state)}
+        return json.loads(json.dumps(checkpoint | chosen | self.get_inputs(experiment)))
 
     def find_changes(self, report: Numbers, settings: Numbers, folder: str) -> list[str]:
         """Why the task has to be done, although it may be in the report.
@@ -224,7 +228,7 @@ def mean_nfe(nfe: np.ndarray) -> float:
     return int(mean) if mean.is_integer() else mean
 
 
-def _checksum(state: losses.State) -> int:
+def checksum(state: losses.State) -> int:
     """Of the averaged parameters: another training has the same steps."""
     checksum = 0
     for x in jax.tree.leaves((state.params_ema, state.model_state)):

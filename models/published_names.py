@@ -82,11 +82,19 @@ def get_layers(network: nn.Module, image_size: int) -> Iterator[Layer]:
     Args:
       network: the module, without parameters.
       image_size: pixels; decides where a U-Net has attention.
+
+    Raises:
+      ValueError: for a network that score_sde does not have.
     """
     if isinstance(network, NCSNv2):
         yield from _refinenet_layers(network)
-    else:
+    elif isinstance(network, (DDPM, NCSNpp)):
         yield from _numbered(_unet_modules(network, image_size))
+    else:
+        raise ValueError(
+            f"score_sde has no network like {type(network).__name__}, and no names for its "
+            "parameters; set model.name to one that it has, such as 'ncsnpp' or 'ddpm'"
+        )
 
 
 def _numbered(modules: Iterator[Module]) -> Iterator[Layer]:

@@ -9,6 +9,7 @@ a `ScoreFn`, x: (B, *S), t: (B,) -> grad_x log p_t(x): (B, *S), and nothing of n
     eps          score = -net(x, 999 t) / sigma              VP and sub-VP, continuous
     eps_index    score = -net(x, (N - 1) t) / sigma_i        VP, discrete (DDPM)
     edm*         score = (mu D - x) / sigma^2                Karras et al. 2022, eq. 7
+    score        score = net(x, t), for networks that are not told the noise level
     score_sde    the one of the first four that score_sde uses for the SDE
 
 The rows `edm*` are those of `PRECONDITIONINGS`, table 1 of Karras et al. 2022 (arXiv 2206.00364):
@@ -26,12 +27,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from models.ddpm import DDPM
+from models.denoising_cnn import DenoisingCNN
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
-from sde_lib import SDE, VPSDE, ScoreFn, get_sde
+from models.noise_classifier import NoiseClassifier
+from models.wideresnet import WideResnet
+from sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
 from utils.arrays import batch_mul, lookup
 
 Params = Any
@@ -56,6 +59,10 @@ def _eps(sde: SDE, net: Net, x: jax.Array, t: jax.Array) -> jax.Array:
 def _eps_index(sde: SDE, net: Net, x: jax.Array, t: jax.Array) -> jax.Array:
     _, sigma = sde.discrete_coeffs(sde.level_index(t))
     return batch_mul(-1 / sigma, net(x, t * ((sde.N - 1) / sde.T)))
+
+
+def _score(sde: SDE, net: Net, x: jax.Array, t: jax.Array) -> jax.Array:
+    return net(x, t)
 
 
 class Preconditioning(NamedTuple):
@@ -96,17 +103,6 @@ def _edm_iddpm(sigma: jax.Array) -> Preconditioning:
 def _residual(c_out: jax.Array, c_in: jax.Array, c_noise: jax.Array) -> Preconditioning:
     """A row with c_skip = 1."""
     return Preconditioning(jnp.ones_like(c_in), c_out, c_in, c_noise, jnp.zeros_like(c_in))
-
-
-@functools.cache
-def iddpm_sigmas(steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008) -> np.ndarray:
-    """Noise levels u_0 > ... > u_steps = 0 of iDDPM: (steps + 1,), float64 (table 1)."""
-    alpha_bar = np.sin(np.pi / 2 * np.arange(steps + 1) / (steps * (c_2 + 1))) ** 2
-    sigmas = np.zeros(steps + 1)
-    for j in range(steps, 0, -1):
-        kept = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
-        sigmas[j - 1] = np.sqrt((sigmas[j] ** 2 + 1) / kept - 1)
-    return sigmas
 
 
 def edm_denoise(
@@ -192,7 +188,7 @@ def _parametrization_name(config: ml_collections.ConfigDict, sde: SDE) -> str:
 
 
 def _model_class(m: ml_collections.ConfigDict) -> type[nn.Module]:
-    return lookup(MODELS, m.name.lower(), "model (model.name)")
+    return lookup(MODELS | CLASSIFIERS, m.name.lower(), "model (model.name)")
 
 
 def _embedding_type(m: ml_collections.ConfigDict) -> str:
@@ -254,7 +250,8 @@ def get_model(config: ml_collections.ConfigDict) -> nn.Module:
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
     kwargs["dtype"] = lookup(DTYPES, config.model.dtype, "dtype (model.dtype)")
-    kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS  # these scale the input
+    if "centered" in fields:
+        kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS  # it scales
     if "log_labels" in fields:
         kwargs["log_labels"] = row not in ("edm", "edm_ve")  # whose c_noise is a log already
     if config.model.num_classes and "num_classes" not in fields:
@@ -295,7 +292,10 @@ MODELS = {
     "ncsnv2_64": NCSNv2,
     "ncsnv2_128": NCSNv2_128,
     "ncsnv2_256": NCSNv2_256,
+    "denoising_cnn": DenoisingCNN,
 }
+# networks x: (B, H, W, C), sigma: (B,) -> logits, which tell classes apart and have no score
+CLASSIFIERS = {"wideresnet": WideResnet, "noise_classifier": NoiseClassifier}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PRECONDITIONINGS = {
     "edm": _edm,
@@ -310,5 +310,6 @@ PARAMETRIZATIONS = {
     "sigma_index": _sigma_index,
     "eps": _eps,
     "eps_index": _eps_index,
+    "score": _score,
     **{name: functools.partial(_preconditioned, row) for name, row in PRECONDITIONINGS.items()},
 }

@@ -152,7 +152,7 @@ def test_page_shows_training_evaluations_and_published_numbers(name):
 
 
 NOT_IN_AN_UPDATE = ("sampling.", "eval.", "data.category", "model.ema_", "optim.lr", "optim.warmup")
-NOT_IN_AN_UPDATE += tuple(f"training.{x}" for x in ("n_", "log_", "eval_", "snapshot_"))
+NOT_IN_AN_UPDATE += tuple(f"training.{x}" for x in ("n_", "log_", "eval_", "snapshot_freq"))
 
 
 @functools.cache

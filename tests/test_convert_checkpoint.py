@@ -310,12 +310,14 @@ def test_round_trip_of_pytorch_is_exact(imported, tmp_path, read):
     assert {name: x.shape for name, x in arrays.items()} | {"sigmas": (1000,)} == shapes
 
 
-def test_round_trip_of_diffusers_is_exact(tmp_path, read):
+def test_round_trip_of_every_format_is_exact(tmp_path, read):
     weights, config = read("diffusers_ncsnpp_attn")
     run = tmp_path / "run"
     said = conversion.import_checkpoint(source_of("diffusers_ncsnpp_attn"), config, str(run))
     assert said[0] == f"{run}/checkpoints/0: 2,140,233 parameters, step 0"
-    for format, target in (("diffusers", "a/out"), ("safetensors", "b/out.safetensors")):
+    targets = {"diffusers": "a/out", "safetensors": "b/out.safetensors", "weights": "c/out"}
+    assert targets.keys() == conversion.WRITERS.keys()
+    for format, target in targets.items():
         assert_round_trip(run, config, weights.params_ema, format, tmp_path / target)
 
 
@@ -527,7 +529,7 @@ def test_directory_that_is_no_model(tmp_path, read):
 
 def test_nothing_to_export(tmp_path, read):
     _, config = read("diffusers_ncsnpp")
-    with pytest.raises(ValueError, match="there is no checkpoint in .*; name the directory"):
+    with pytest.raises(ValueError, match="there is no checkpoint in .*; train first"):
         conversion.export_weights(str(tmp_path), config, "diffusers", str(tmp_path / "out"))
     with pytest.raises(ValueError, match="unknown format .*'onnx'; choose from: diffusers, safe"):
         conversion.export_weights(str(tmp_path), config, "onnx", str(tmp_path / "out"))

@@ -150,11 +150,40 @@ def test_half_of_the_training_images_are_flipped(config):
     assert not any(flipped(plain[k]).any() for k in range(20))
 
 
+def test_training_images_are_moved_in_all_directions(config, monkeypatch):
+    config.data.random_shift = 1
+    images = np.random.default_rng(0).integers(1, 256, (N, 4, 4, 1), np.uint8)
+    source = ArraySource(images, np.arange(N))
+    monkeypatch.setitem(datasets.DATASETS, "toy", lambda data, split: source)
+    dataset, counts = datasets.get_dataset(config, batch_size=80), np.zeros((3, 3), int)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for k in range(20):
+        batch = dataset[k]
+        for x, label in zip(batch["image"], batch["label"], strict=True):
+            found = [
+                (i, j)
+                for i, j in np.ndindex(3, 3)
+                if np.allclose(x * 255, padded[label, i : i + 4, j : j + 4], atol=1e-4)
+            ]
+            assert len(found) == 1
+            counts[found[0]] += 1
+    assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
+
+
+@pytest.mark.parametrize("shift", [-1, 4])
+def test_shift_must_leave_something_of_the_image(config, shift):
+    config.data.random_shift = shift
+    with pytest.raises(ValueError, match=f"data.random_shift={shift} must be less than the 4"):
+        datasets.get_dataset(config)
+
+
 @pytest.mark.parametrize("split, shuffle", [("train", False), ("test", False), ("test", True)])
-def test_nothing_but_shuffled_training_data_is_flipped(config, split, shuffle):
-    config.data.random_flip = True
+def test_nothing_but_shuffled_training_data_is_flipped_and_moved(config, split, shuffle):
+    config.data.random_flip, config.data.random_shift = True, 1
     dataset = datasets.get_dataset(config, split, shuffle=shuffle)
-    assert not any(flipped(dataset[k]).any() for k in range(20))
+    for k in range(20):
+        images = toy_images()[dataset[k]["label"]]
+        np.testing.assert_allclose(dataset[k]["image"] * 255, images, atol=1e-4)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -49,10 +49,9 @@ from models.utils import (
     get_model,
     get_parametrization,
     get_score_fn,
-    iddpm_sigmas,
 )
 from networks import edm_inner
-from sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde, subVPSDE
+from sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde, iddpm_sigmas, subVPSDE
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))

@@ -182,7 +182,7 @@ def test_evaluation_needs_a_checkpoint(run, tmp_path):
         run_lib.evaluate(runs.get_config(), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="no checkpoint of step 5 .*choose from: 4, 8"):
-        run_lib.evaluate(runs.get_config(eval={"checkpoint": 5}), str(run[1]))
+        run_lib.evaluate(runs.get_config(eval={"checkpoint": "5"}), str(run[1]))
 
 
 ERRORS = [  # section, fields, what the message has to say

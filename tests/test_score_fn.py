@@ -17,11 +17,10 @@ from models.utils import (
     get_model,
     get_parametrization,
     get_score_fn,
-    iddpm_sigmas,
     init_model,
 )
 from networks import edm_inner
-from sde_lib import SDES, VESDE, get_sde
+from sde_lib import SDES, VESDE, get_sde, iddpm_sigmas
 from utils.arrays import batch_mul
 
 pytestmark = pytest.mark.usefixtures("compile_fast")

@@ -3,6 +3,7 @@
 python -m tools.convert_checkpoint SOURCE --config CONFIG --workdir WORKDIR
 python -m tools.convert_checkpoint WORKDIR --config CONFIG --to diffusers DIRECTORY
 python -m tools.convert_checkpoint WORKDIR --config CONFIG --to safetensors FILE.safetensors
+python -m tools.convert_checkpoint WORKDIR --config CONFIG --to weights DIRECTORY
 
 The first makes WORKDIR, a run that `python main.py --mode eval` samples from and `--mode train`
 continues. SOURCE is a .pth of score_sde_pytorch, a checkpoint_N of score_sde, a directory of
@@ -11,8 +12,9 @@ them is told by its content. Averaged (EMA) weights are what is sampled from; ra
 the state of Adam come along where the source has them. No code in a file is ever run.
 
 The others write the averaged weights of a run, for diffusers as a UNet2DModel with its pipeline
-(only networks like those of google/ncsnpp-* have one), or under the names of score_sde_pytorch.
-Both can be a SOURCE again.
+(only networks like those of google/ncsnpp-* have one), or under the names of score_sde_pytorch, or
+under our own, with the config: what --config.eval.checkpoint=DIRECTORY evaluates without the run.
+All can be a SOURCE again. --config.eval.checkpoint=STEP writes another step than the latest.
 
 CONFIG is as in main.py, with :smoke if need be; single fields are set with
 --config.SECTION.FIELD=VALUE.

@@ -25,9 +25,9 @@ is used as in `python main.py --config configs/ve/mnist.py --mode train`; its do
 published and what was run here, and `configs/ve/mnist.py:smoke` is the same pipeline in seconds.
 
 *Noise levels*: those of training, a number for discrete levels (SMLD, DDPM). *NFE*: evaluations of
-the network for one sample by the config's own sampler. *FID*, *IS* and *NLL* (bits/dim) are
-published, and come from elsewhere: the docstring names the source. *ODE FID* is that of the
-probability-flow ODE. An empty cell: none is published.
+the network for one sample by the config's own sampler, which denoisers and classifiers have not.
+*FID*, *IS* and *NLL* (bits/dim) are published, and come from elsewhere: the docstring names the
+source. *ODE FID* is that of the probability-flow ODE. An empty cell: none is published.
 
 """
 COLUMNS = (
@@ -37,6 +37,8 @@ COLUMNS = (
 SDES = {"vesde": "VE", "vpsde": "VP", "subvpsde": "sub-VP"}
 NETWORKS = {"ncsnpp": "NCSN++", "ddpm": "DDPM", "ncsn": "NCSN"}
 NETWORKS |= dict.fromkeys(("ncsnv2_64", "ncsnv2_128", "ncsnv2_256"), "NCSNv2")
+NETWORKS |= {"denoising_cnn": "small CNN"}
+NETWORKS |= {"wideresnet": "WRN classifier", "noise_classifier": "small classifier"}
 
 
 def names() -> list[str]:
@@ -80,6 +82,8 @@ def row(name: str) -> str:
     built = experiment.build(config)
     d, t, m = config.data, config.training, config.model
     levels = "continuous" if t.continuous else f"{m.num_scales:,}"
+    if t.objective not in ("score", "classifier"):
+        levels = "EDM" if t.objective.startswith("edm") else "1"
     network = "DDPM++" if m.name == "ncsnpp" and not m.fir else NETWORKS.get(m.name, m.name)
     values = published(docstring)
     cells = (
@@ -87,10 +91,10 @@ def row(name: str) -> str:
         f"{d.dataset} {d.category}".strip(),
         f"{d.image_size}x{d.image_size}x{d.num_channels}",
         SDES.get(t.sde, t.sde),
-        "EDM" if t.objective.startswith("edm") else levels,
+        levels,
         network,
         f"{sum(x.size for x in jax.tree.leaves(built.state_shapes.params)):,}",
-        f"{evaluations(config, built.sde):,}",
+        f"{evaluations(config, built.sde):,}" if built.knows_all_levels else "",
         *(values.get(column, "") for column in COLUMNS[-4:]),
     )
     return _line(cells)

@@ -183,7 +183,7 @@ class Checkpoints:
         items = self._read(step, where)
         if check is not None:
             check(items["config"])
-        state = _fill(template, items["state"], where)
+        state = fill(template, items["state"], where)
         return state, items["data"], items["config"], step
 
     def _read(self, step: int, where: str) -> dict:
@@ -305,8 +305,14 @@ def _verify(items: dict, expected: dict[str, int]) -> None:
         raise ValueError(f"the checksum of {_some(wrong)} is wrong")
 
 
-def _fill(template: Tree, leaves: dict[str, np.ndarray], where: str) -> Tree:
-    """The template with its leaves replaced by those of the same name."""
+def fill(template: Tree, leaves: dict[str, np.ndarray], where: str) -> Tree:
+    """The template with its leaves replaced by those of the same path ("Dense_0/kernel").
+
+    Leaves beyond those of the parts that the template has are left out.
+
+    Raises:
+      ValueError: if one is missing, or has another shape or type.
+    """
     wanted = _named_leaves(template)
     parts = {name.split("/")[0] for name in wanted}
     found = {name: x for name, x in leaves.items() if name.split("/")[0] in parts}

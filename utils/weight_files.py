@@ -1,4 +1,4 @@
-"""Files of weights: their formats told apart by content; safetensors, msgpack, diffusers.
+"""Files of weights: their formats told apart by content; safetensors, msgpack, directories.
 
 This is about arrays and their names; what they mean is not known here. Files appear under their
 name when they are complete.
@@ -24,9 +24,11 @@ FORMATS = {
     "flax": "a checkpoint_N of score_sde (msgpack)",
     "diffusers": "a directory of diffusers",
     "safetensors": "a .safetensors file",
+    "weights": "a directory of exported weights",
 }
 _MAX_HEADER = 100_000_000  # bytes of JSON in a safetensors file, whose length comes before it
 _UNET = "diffusion_pytorch_model"  # name of the arrays of a model of diffusers, without suffix
+_EXPORTED = "model.safetensors"  # name of the arrays of exported weights
 
 
 def detect(path: str | os.PathLike) -> str:
@@ -37,9 +39,13 @@ def detect(path: str | os.PathLike) -> str:
     """
     path = os.fspath(path)
     if os.path.isdir(path):
+        if is_exported(path):
+            return "weights"
         if os.path.exists(os.path.join(_model_folder(path), "config.json")):
             return "diffusers"
-        raise ValueError(f"{path} has no config.json, so it is no directory of diffusers")
+        raise ValueError(
+            f"{path} has no config.json, so it is no directory of diffusers or exported weights"
+        )
     try:
         with open(path, "rb") as file:
             head = file.read(9)
@@ -109,11 +115,7 @@ def read_diffusers(path: str | os.PathLike) -> tuple[dict, Arrays, dict[str, str
       ValueError: if a file is missing or damaged.
     """
     folder = _model_folder(os.fspath(path))
-    try:
-        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-    except (ValueError, OSError) as e:
-        raise ValueError(f"cannot read {os.path.join(folder, 'config.json')}: {e}") from e
+    config = _read_config(folder)
     new, old = (os.path.join(folder, f"{_UNET}.{suffix}") for suffix in ("safetensors", "bin"))
     if os.path.exists(new):
         return config, *read_safetensors(new)
@@ -135,15 +137,66 @@ def write_diffusers(
       files: names of JSON files to their contents.
       arrays, metadata: see `write_safetensors`.
     """
+    _write_folder(path, files, f"{_UNET}.safetensors", arrays, metadata)
+
+
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether there are exported weights in a directory."""
+    return os.path.isfile(os.path.join(path, _EXPORTED))
+
+
+def read_exported(path: str | os.PathLike) -> tuple[dict, Arrays, dict[str, str]]:
+    """Config, arrays and metadata of exported weights.
+
+    Raises:
+      ValueError: if a file is missing or damaged.
+    """
+    folder = os.fspath(path)
+    return _read_config(folder), *read_safetensors(os.path.join(folder, _EXPORTED))
+
+
+def write_exported(
+    path: str | os.PathLike,
+    config: dict,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a directory of exported weights, `config.json` and `model.safetensors`.
+
+    Args:
+      path: of the directory, which must not exist.
+      config: that they were trained with.
+      arrays, metadata: see `write_safetensors`.
+    """
+    _write_folder(path, {"config.json": config}, _EXPORTED, arrays, metadata)
+
+
+def _read_config(folder: str) -> dict:
+    path = os.path.join(folder, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (ValueError, OSError) as e:
+        raise ValueError(f"cannot read {path}: {e}") from e
+
+
+def _write_folder(
+    path: str | os.PathLike,
+    files: Mapping[str, dict],
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """JSON files and a safetensors file of that name, in a directory that appears whole."""
     path = os.path.abspath(path)
     partial = f"{path}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     try:
-        for name, content in files.items():
-            with open(os.path.join(partial, name), "w", encoding="utf-8") as file:
+        for file_name, content in files.items():
+            with open(os.path.join(partial, file_name), "w", encoding="utf-8") as file:
                 file.write(json.dumps(content, indent=2) + "\n")
-        write_safetensors(os.path.join(partial, f"{_UNET}.safetensors"), arrays, metadata)
+        write_safetensors(os.path.join(partial, name), arrays, metadata)
         os.rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

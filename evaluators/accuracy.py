@@ -1,0 +1,110 @@
+"""The task "accuracy": how many images with noise a classifier tells apart, at each noise level."""
+
+import functools
+import logging
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from matplotlib.figure import Figure
+
+import losses
+from datasets import get_dataset, get_source, is_held_out
+from evaluators.work import Numbers, Work
+from experiment import Experiment
+from utils import parallel
+from utils.arrays import batch_mul
+from utils.logging import write_atomically
+
+_log = logging.getLogger(__name__)
+
+_LEVELS = 13  # from the smallest of training to the largest, evenly in log sigma
+_IN_TRAINING = 1000  # images at most that a training run is judged by
+
+
+class AccuracyCurve:
+    """Which images of `eval.split` a classifier tells at which noise level, compiled once.
+
+    Attributes:
+      levels: sigma / mu, (K,) rising.
+      batch_size: images of a batch.
+      size: of the split.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        config, sde = experiment.config, experiment.sde
+        self._what = f"{config.data.dataset} {config.eval.split}"
+        if not is_held_out(config.data, config.eval.split):
+            self._what += ", part of the training images"
+        self.batch_size = config.eval.batch_size
+        self.size = len(get_source(config, config.eval.split))
+        self._batches = get_dataset(config, config.eval.split, self.batch_size, shuffle=False)
+        mu, sigma = sde.marginal_coeffs(jnp.array([losses.TRAIN_EPS, sde.T]))
+        self.levels = np.geomspace(*np.asarray(sigma / mu, np.float64), _LEVELS)
+
+        @jax.jit
+        def judge(rng: jax.Array, params: Any, model_state: Any, batch: losses.Batch) -> jax.Array:
+            classifier_fn = experiment.classifier_fn(params, model_state)
+            x, labels = (parallel.shard_batch(batch[key]) for key in ("image", "label"))
+
+            def at_level(given: tuple[jax.Array, jax.Array]) -> jax.Array:
+                k, level = given
+                sigma = jnp.full(len(x), level, x.dtype)
+                z = jax.random.normal(jax.random.fold_in(rng, k), x.shape)
+                logits = classifier_fn(x + batch_mul(sigma, z), sigma)
+                return jnp.argmax(logits, -1) == labels
+
+            return lax.map(at_level, (jnp.arange(_LEVELS), jnp.asarray(self.levels, x.dtype))).T
+
+        self._judge = judge
+
+    def judge(self, i: int, rng: jax.Array, state: losses.State) -> np.ndarray:
+        """Whether the averaged parameters tell each image of batch i, at each level: (B, K)."""
+        # Each process reads its share of the batch and is given the others'.
+        batch = parallel.to_host(self._batches[i])
+        batch = jax.tree.map(lambda x: x[np.argsort(batch["index"])], batch)
+        return parallel.to_host(self._judge(rng, state.params_ema, state.model_state, batch))
+
+    def in_training(self, rng: jax.Array, state: losses.State) -> np.ndarray:
+        """Accuracy at each level, (K,), on the first images."""
+        n = min(self.size, _IN_TRAINING)
+        batches = range(-(-n // self.batch_size))
+        correct = [self.judge(i, jax.random.fold_in(rng, i), state) for i in batches]
+        return np.concatenate(correct)[:n].mean(0)
+
+    def save_plot(self, path: str | os.PathLike, accuracy: np.ndarray, step: int) -> None:
+        """Writes a PNG of accuracy (K,) against noise level."""
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        title = f"{self._what}; step {step}"
+        axes = figure.add_subplot(
+            title=title, xlabel="noise level sigma / mu", ylabel="accuracy", xscale="log"
+        )
+        axes.plot(self.levels, accuracy, marker="o")
+        axes.set_ylim(0, 1.02)
+        axes.grid(alpha=0.3)
+        write_atomically(path, functools.partial(figure.savefig, format="png", dpi=100))
+
+
+def evaluate_accuracy(work: Work) -> Numbers:
+    """Accuracy on images of the split at noise levels evenly spaced in log sigma: `accuracy.png`.
+
+    Every image counts once at each level, with noise of its own. Where "held_out" is false, these
+    are images of training, and of others the classifier knows less.
+    """
+    curve, split = AccuracyCurve(work.experiment), work.config.eval.split
+    n = work.num_examples
+    one = lambda i: {"correct": curve.judge(i, work.rng(i), work.state)}  # noqa: E731
+    accuracy = work.show_rounds("accuracy", n, one)["correct"].mean(0)
+    if parallel.is_primary():
+        curve.save_plot(work.path("accuracy.png"), accuracy, int(work.state.step))
+    _log.info("picture: %s", work.path("accuracy.png"))
+    return {
+        "split": split,
+        "held_out": is_held_out(work.config.data, split),
+        "num_examples": n,
+        "noise_levels": [float(f"{level:.4g}") for level in curve.levels],
+        "accuracy": [round(float(a), 4) for a in accuracy],
+    }

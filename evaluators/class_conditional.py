@@ -1,0 +1,209 @@
+"""The task "class_conditional": images of given classes, by guidance."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import features
+import losses
+import sampling
+from datasets import get_data_inverse_scaler, get_data_scaler, get_source
+from evaluators.image_sampler import ImageSampler
+from evaluators.work import Numbers, Work, checksum, mean_nfe
+from experiment import Experiment, load_classifier
+from guidance import (
+    change_range,
+    check_labels,
+    classifier_free_guidance,
+    classifier_guidance,
+    get_weight_fn,
+)
+from sde_lib import Sampler, ScoreFn
+from utils import images, parallel
+from utils.arrays import lookup
+from utils.progress import Observer
+from utils.rounds import Arrays
+
+_log = logging.getLogger(__name__)
+
+_NO_WEIGHT = ("classifier", "checkpoint", "labels")  # fields of `guidance`
+_COLUMNS = 16  # samples of each class, at most, in the picture
+
+
+class Guide:
+    """Leads the samples of a network to classes, as `config.guidance` says.
+
+    Attributes:
+      labels: classes to draw, int32.
+      given: what `get_sampler`'s sampler needs besides labels: the classifier's parameters.
+      settings: for the report.
+      inputs: what the samples depend on besides the config.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        """Reads the classifier, if there is one.
+
+        Raises:
+          ValueError: if there are no classes to lead to, or not the configured ones; for a
+            classifier that is missing or of other images.
+        """
+        self.config, self.sde = experiment.config, experiment.sde
+        g = self.config.guidance
+        self._weight = get_weight_fn(self.config)
+        self.given: tuple = ()
+        self.inputs: Numbers = {}
+        if g.classifier:
+            self._guide = self._with_classifier()
+        elif self.config.model.num_classes:
+            self._num_classes = self.config.model.num_classes
+            self.settings = {"guidance": "classifier-free"}
+            self._guide = self._classifier_free
+        else:
+            raise ValueError(
+                "the task class_conditional needs a classifier, --config.guidance.classifier="
+                "DIRECTORY, or a network that is told classes (model.num_classes); there is neither"
+            )
+        self.labels = np.array(g.labels or range(self._num_classes), np.int32)
+        try:
+            check_labels(self.labels, len(self.labels), self._num_classes)
+        except ValueError as e:
+            raise ValueError(f"guidance.labels={tuple(g.labels)}: {e}") from e
+
+    def get_sampler(self, observer: Observer | None = None) -> Sampler:
+        """The configured sampler, called with labels (B,) and `given`; see `ImageSampler`."""
+        sampler = sampling.get_sampling_fn(self.config, self.sde, observer)
+
+        def sample(
+            rng: jax.Array, score_fn: ScoreFn, shape: tuple, labels: jax.Array, *given: Any
+        ) -> tuple:
+            return sampler(rng, self._guide(score_fn, labels, *given), shape)
+
+        return sample
+
+    def _classifier_free(self, score_fn: ScoreFn, labels: jax.Array) -> ScoreFn:
+        score_of = lambda labels: functools.partial(score_fn, labels=labels)  # noqa: E731
+        n = self._num_classes
+        return classifier_free_guidance(score_of, self.sde, labels, n, self._weight)
+
+    def _with_classifier(self) -> Callable[..., ScoreFn]:
+        classifier, state = _load_classifier(self.config)
+        self._num_classes = classifier.config.model.num_classes
+        self.given = ((state.params_ema, state.model_state),)
+        self.settings = {"guidance": "classifier", "classifier": self.config.guidance.classifier}
+        self.inputs = {"classifier": [int(state.step), checksum(state)]}
+        to_unit = get_data_inverse_scaler(self.config)
+        to_theirs = get_data_scaler(classifier.config)
+        offset = to_theirs(to_unit(0.0))
+        scale = to_theirs(to_unit(1.0)) - offset
+        sigma_range = _known_levels(classifier, scale, self.config.guidance.clamp)
+
+        def guide(score_fn: ScoreFn, labels: jax.Array, variables: tuple) -> ScoreFn:
+            theirs = change_range(classifier.classifier_fn(*variables), scale, offset)
+            classifier_fn = lambda x, sigma: theirs(parallel.shard_batch(x), sigma)  # noqa: E731
+            return classifier_guidance(
+                *(score_fn, classifier_fn, self.sde, labels, self._weight, sigma_range)
+            )
+
+        return guide
+
+
+def _load_classifier(config: ml_collections.ConfigDict) -> tuple[Experiment, losses.State]:
+    """The configured classifier, which must be of images such as the score network makes."""
+    g, data = config.guidance, config.data
+    classifier, state = load_classifier(g.classifier, g.checkpoint)
+    theirs = classifier.config.data
+    for key in ("image_size", "num_channels"):
+        if data[key] != theirs[key]:
+            raise ValueError(
+                f"guidance.classifier={g.classifier!r} is of images with data.{key}={theirs[key]}, "
+                f"but the score network makes images with {data[key]}; name a classifier of such "
+                "images"
+            )
+    if data.dataset != theirs.dataset:
+        line = "%s is a classifier of %s, and the score network makes images of %s"
+        _log.warning(line, g.classifier, theirs.dataset, data.dataset)
+    return classifier, state
+
+
+def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[float, float]:
+    """Smallest and largest sigma / mu of training, divided by scale, the latter at most `clamp`."""
+    mu, sigma = classifier.sde.marginal_coeffs(jnp.array([losses.TRAIN_EPS, classifier.sde.T]))
+    low, high = (float(x) / scale for x in sigma / mu)
+    if clamp and clamp <= low:
+        raise ValueError(
+            f"guidance.clamp={clamp} must be larger than the smallest noise level of the "
+            f"classifier, {low:.3g}; 0 stands for its largest, {high:.3g}"
+        )
+    return low, min(high, clamp or high)
+
+
+def evaluate_class_conditional(work: Work) -> Numbers:
+    """Draws `eval.num_samples` images of the classes in turns: `class_conditional.{npz,png}`.
+
+    The archive holds "samples": uint8 (N, H, W, C), and "labels": int32 (N,), those asked for. The
+    picture has a row for each class. With `eval.features` "classifier", that classifier of images
+    without noise, which has no part in drawing, says how many are of the class asked for. An
+    evaluation of the score is one of the guided score.
+    """
+    config, guide = work.config, Guide(work.experiment)
+    n, size = config.eval.num_samples, work.batch_size
+    rounds = -(-n // size)
+    labels = np.resize(guide.labels, rounds * size)  # in turns
+    sampler = ImageSampler(work.experiment, guide.get_sampler)
+
+    def draw(i: int) -> Arrays:
+        given = labels[i * size : (i + 1) * size], *guide.given
+        x = sampler(work.rng(i), work.state, f"class_conditional {i + 1}/{rounds}", given)
+        return {"samples": images.to_uint8(x)} | sampler.costs
+
+    drawn = work.run_rounds("samples", n, draw)
+    samples, labels = drawn["samples"], labels[:n]
+    work.save_npz("class_conditional.npz", samples=samples, labels=labels)
+    rows = guide.labels[:n]
+    each = min(n // len(rows), _COLUMNS)
+    shown = samples[: each * len(rows)].reshape(each, len(rows), *samples.shape[1:])
+    work.save_grid("class_conditional.png", np.concatenate(np.moveaxis(shown, 1, 0)), each)
+    return {
+        **guide.settings,
+        "weight": {k: v for k, v in config.guidance.to_dict().items() if k not in _NO_WEIGHT},
+        "num_samples": n,
+        "labels": guide.labels.tolist(),
+        **_judge(work, samples, labels),
+        "nfe": mean_nfe(drawn["nfe"]),
+        **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},
+        "sampling": config.sampling.to_dict(),
+    }
+
+
+def _judge(work: Work, samples: np.ndarray, labels: np.ndarray) -> Numbers:
+    """The share that a classifier of clean images finds to be of the class asked for."""
+    if work.config.eval.features != "classifier":
+        return {}
+    extractor = features.get_feature_extractor(work.config)
+    right = extractor(samples).logits.argmax(-1) == labels
+    each = {str(label): round(float(right[labels == label].mean()), 4) for label in set(labels)}
+    return {
+        "judge": extractor.name,
+        "classified_as_asked": round(float(right.mean()), 4),
+        "classified_as_asked_of_each": dict(sorted(each.items())),
+    }
+
+
+def check_class_conditional(experiment: Experiment) -> None:
+    """Reads the classifier; the judge is left alone, because it may have to be trained first."""
+    Guide(experiment)
+    config = experiment.config
+    lookup(features.FEATURES, config.eval.features, "features (eval.features)")
+    if config.eval.features == "classifier":
+        get_source(config, "train")
+
+
+def get_guide_inputs(experiment: Experiment) -> Numbers:
+    """What the samples depend on besides the config: which classifier it is."""
+    return Guide(experiment).inputs

@@ -1,0 +1,84 @@
+"""The tasks "inpaint", "colorize" and "restore": images drawn given a measurement of others."""
+
+import jax
+import numpy as np
+
+import image_metrics
+from evaluators.image_sampler import ImageSampler
+from evaluators.originals import get_originals, likeness
+from evaluators.problems import Problem
+from evaluators.work import Numbers, Work, mean_nfe
+from experiment import Experiment
+from utils import images
+from utils.rounds import Arrays
+
+_ROWS, _COLUMNS = 16, 8  # images, and samples of each, in the picture
+
+
+def evaluate_conditional(problem_class: type[Problem], work: Work) -> Numbers:
+    """Draws `eval.samples_per_image` samples given a measurement of each image: `TASK.{npz,png}`.
+
+    The archive holds "originals": uint8 (I, H, W, C), "measurements": float32 (I, *Y), "samples":
+    uint8 (I, S, H, W, C), and for inpainting the "mask": (H, W, 1). The picture has a row for each
+    image: measurement, samples, original. PSNR and SSIM are means over images and samples, each
+    compared with its original; what the samples miss of the measurement is taken before they are
+    clipped and rounded, the largest deviation or, of "residual", the mean.
+    """
+    problem, e = problem_class(work.experiment), work.config.eval
+    source = get_originals(work.config)
+    n, each = min(e.num_conditioned, len(source)), e.samples_per_image
+    originals = work.read(source, np.arange(n))
+    truth = originals.astype(np.float32) / 255
+    measure = jax.jit(problem.measure)
+    y = np.asarray(measure(jax.random.fold_in(work.rng(0), 0), truth))
+    sampler = ImageSampler(work.experiment, problem.get_sampler)
+    rounds = -(-n * each // work.batch_size)
+
+    def draw(i: int) -> Arrays:
+        k = work.positions(i, n * each) // each
+        rng = jax.random.fold_in(work.rng(i), 1)
+        x = sampler(rng, work.state, f"{problem.name} {i + 1}/{rounds}", (y[k],))
+        arrays = {"samples": images.to_uint8(x), problem.misfit: problem.misfits(y[k], x)}
+        return arrays | likeness(x, truth[k]) | sampler.costs
+
+    drawn = work.run_rounds("samples", n * each, draw)
+    samples = drawn["samples"].reshape(n, each, *problem.shape)
+    arrays = {"originals": originals, "measurements": y, "samples": samples} | problem.arrays
+    work.save_npz(f"{problem.name}.npz", **arrays)
+    shown = problem.to_image(y)
+    columns = [images.to_uint8(shown)[:, None], samples[:, :_COLUMNS], originals[:, None]]
+    rows = np.concatenate(columns, axis=1)[:_ROWS]
+    work.save_grid(f"{problem.name}.png", rows.reshape(-1, *problem.shape), columns=rows.shape[1])
+    return {
+        "images": e.images or f"{work.config.data.dataset} {e.split}",
+        "num_images": n,
+        "samples_per_image": each,
+        **problem.settings,
+        "measurement": _means(likeness(shown, truth)),
+        "samples": _means({name: drawn[name] for name in ("psnr", "ssim")}),
+        problem.misfit: float(problem.summarize(drawn[problem.misfit])),
+        "nfe": mean_nfe(drawn["nfe"]),
+        **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},
+        "sampling": work.config.sampling.to_dict(),
+    }
+
+
+def check_conditional(problem_class: type[Problem], experiment: Experiment) -> None:
+    """Builds the problem, and traces its sampler with a score that costs nothing."""
+    problem = problem_class(experiment)
+    shape = (1, *problem.shape)
+    x = np.zeros(shape, np.float32)
+    sampler = problem.get_sampler()
+
+    def run(rng: jax.Array, x: jax.Array) -> jax.Array:
+        return sampler(rng, lambda x, t: x, shape, problem.measure(rng, x))[0]
+
+    try:
+        image_metrics.ssim(x, x)
+        jax.eval_shape(run, jax.random.key(0), x)
+    except ValueError as error:
+        raise ValueError(f"the task {problem.name}: {error}") from error
+
+
+def _means(arrays: Arrays) -> Numbers:
+    return {name: float(x.mean()) for name, x in arrays.items()}

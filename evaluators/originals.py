@@ -1,0 +1,61 @@
+"""The images that a task starts from, and how like them what it makes of them is."""
+
+import os
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+import image_metrics
+from datasets import Source, get_source
+from utils.rounds import Arrays
+
+GREY = ("1", "L", "LA")  # PIL's names
+
+
+def get_originals(config: ml_collections.ConfigDict) -> Source:
+    """The images of `eval.images` (in the order of their names) or, without it, of `eval.split`.
+
+    Raises:
+      ValueError: naming the file, for one that is no image, or has another size or kind of pixels
+        than the config says; and as `datasets.get_source`.
+    """
+    folder = config.eval.images
+    if not folder:
+        return get_source(config, config.eval.split)
+    if not os.path.exists(folder):
+        raise ValueError(
+            f"eval.images={folder!r} does not exist; name a folder of PNG or JPEG files, or leave "
+            "it empty for the images of eval.split"
+        )
+    config = config.copy_and_resolve_references()
+    config.data.dataset, config.data.dir = "image_folder", folder
+    try:
+        source = get_source(config, config.eval.split)
+    except ValueError as error:
+        raise ValueError(f"eval.images={folder!r}: {error}") from error
+    for path, _ in source.examples:
+        with source.files.open(path) as file, Image.open(file) as image:
+            _check(source.files.name(path), image, config.data)
+    return source
+
+
+def _check(name: str, image: Image.Image, data: ml_collections.ConfigDict) -> None:
+    """The reader would scale and convert: what is measured would not be what the user gave."""
+    if image.size != (data.image_size, data.image_size):
+        raise ValueError(
+            f"eval.images: {name} has {image.width}x{image.height} pixels, but the network makes "
+            f"images of {data.image_size}x{data.image_size}; scale it, or cut out a square"
+        )
+    if data.num_channels == 1 and image.mode not in GREY:
+        raise ValueError(
+            f"eval.images: {name} has pixels of kind {image.mode!r}, but the network makes grey "
+            "images (data.num_channels=1); convert it to grey"
+        )
+
+
+def likeness(x: np.ndarray, originals: np.ndarray) -> Arrays:
+    """PSNR, at most 100, and SSIM of images in [0, 1]: (N,) each; what lies outside is clipped."""
+    pair = np.clip(x, 0, 1), originals
+    psnr = np.minimum(image_metrics.psnr(*pair), 100)  # equal images: 100, not infinity
+    return {"psnr": psnr, "ssim": image_metrics.ssim(*pair)}

@@ -1,0 +1,291 @@
+"""What is known of images, and how images are drawn that agree with it: inpainting and its like.
+
+Measurements are made of images in [0, 1], so that their noise is in units of the way from black to
+white whatever the model's range is. A sampler is given nothing but the measurement.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import masks
+import operators
+import sampling
+from controllable_generation import (
+    colorization_projection,
+    get_resampling_corrector,
+    inpainting_projection,
+)
+from datasets import get_data_inverse_scaler, get_data_scaler
+from evaluators.work import Numbers
+from experiment import Experiment
+from posterior import LIKELIHOODS
+from sde_lib import SDE, Projection, Sampler, ScoreFn
+from utils.arrays import lookup
+from utils.progress import Observer
+
+HIDDEN = 0.5  # the gray of pixels that are not known
+
+
+class Problem(abc.ABC):
+    """One way of knowing something of images x: (N, H, W, C).
+
+    Attributes:
+      name: of the task.
+      misfit: name in the report of what `misfits` returns.
+      shape: (H, W, C).
+      settings: for the report.
+      arrays: what is kept beside measurements and samples.
+    """
+
+    name: str
+    misfit: str
+
+    def __init__(self, experiment: Experiment) -> None:
+        """Builds what the config describes.
+
+        Raises:
+          ValueError: for a name or number of `config.eval` that is not possible.
+        """
+        self.config, self.sde = experiment.config, experiment.sde
+        data = self.config.data
+        self.shape = (data.image_size, data.image_size, data.num_channels)
+        self.to_model = get_data_scaler(self.config)
+        self.to_unit = get_data_inverse_scaler(self.config)
+        self.settings: Numbers = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    @abc.abstractmethod
+    def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
+        """What is known of x in [0, 1]: (N, H, W, C) -> y: (N, *Y)."""
+
+    @abc.abstractmethod
+    def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """How far images x in [0, 1] are from agreeing with y: (N,)."""
+
+    def summarize(self, misfits: np.ndarray) -> float:
+        """The one number for the report: the largest."""
+        return misfits.max()
+
+    def projection(self, y: jax.Array) -> Projection | None:
+        """Imposes y: (B, *Y) between the steps of a sampler."""
+        return None
+
+    def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
+        """The score given y: (B, *Y)."""
+        return score_fn
+
+    def to_image(self, y: np.ndarray) -> np.ndarray:
+        """The measurement in the size of the images: (N, *Y) -> (N, H, W, C)."""
+        return np.broadcast_to(y, (len(y), *self.shape))
+
+    def get_sampler(self, observer: Observer | None = None) -> Callable:
+        """The configured sampler: `(rng, score_fn, shape, y: (B, *Y)) -> (samples, nfe)`."""
+
+        def sampler(rng: jax.Array, score_fn: ScoreFn, shape: tuple[int, ...], y: jax.Array) -> Any:
+            sample = _configured_sampler(self.config, self.sde, observer, self.projection(y))
+            return sample(rng, self.condition(y, score_fn), shape)
+
+        return sampler
+
+
+class Inpainting(Problem):
+    """Some pixels are known: the mask `eval.mask`. In the measurement the others are gray."""
+
+    name, misfit = "inpaint", "known_deviation"
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        e, seed = self.config.eval, self.config.seed
+        self.mask = masks.get_mask(e.mask, self.shape[:2], e.mask_amount, seed)
+        self.settings = {"mask": e.mask, "hidden_fraction": float(1 - self.mask.mean())}
+        self.arrays = {"mask": self.mask}
+
+    def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(self.mask[None] == 1, x, HIDDEN)
+
+    def projection(self, y: jax.Array) -> Projection:
+        return inpainting_projection(self.sde, self.to_model(y), jnp.asarray(self.mask))
+
+    def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The largest difference of a known pixel, which has been in the model's range."""
+        difference = self.mask * (x - self.to_unit(self.to_model(y)))
+        return np.abs(difference).max((1, 2, 3))
+
+
+class Colorization(Problem):
+    """The luma of colour images is known, with the weights of `eval.color_basis`."""
+
+    name, misfit = "colorize", "luma_deviation"
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        _check_color(self.config, "the task colorize")
+        self.basis = self.config.eval.color_basis
+        self.luma = operators.get_grayscale(self.basis)
+        self.settings = {"color_basis": self.basis}
+
+    def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
+        return self.luma(x)
+
+    def projection(self, y: jax.Array) -> Projection:
+        return colorization_projection(self.sde, self.to_model(y), self.basis)
+
+    def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The largest difference of a pixel's luma, before colours are clipped to [0, 1]."""
+        return np.abs(np.asarray(self.luma(jnp.asarray(x))) - y).max((1, 2, 3))
+
+
+class Restoration(Problem):
+    """A measurement A(x) + noise is known: `eval.operator`, `eval.measurement_std`."""
+
+    name, misfit = "restore", "residual"
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        e = self.config.eval
+        self.likelihood = lookup(LIKELIHOODS, e.likelihood, "likelihood (eval.likelihood)")
+        self.operator = _get_operator(self.config)
+        self.std = e.measurement_std
+        if not self.std > 0:
+            raise ValueError(
+                f"eval.measurement_std={self.std} must be positive; for a measurement without "
+                "noise set it to a small number, such as 0.01"
+            )
+        self.settings = {"operator": e.operator, "measurement_std": self.std}
+        self.settings |= {"likelihood": e.likelihood, **self._options()}
+
+    def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
+        return operators.measure(rng, self.operator, x, self.std)
+
+    def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
+        options, unit = self._options(), self.to_unit(1.0) - self.to_unit(0.0)
+        # Variances of the image, which the likelihoods take in the model's range.
+        factors = {"gamma": unit**2, "data_variance": unit**-2}
+        options = {name: value * factors.get(name, 1) for name, value in options.items()}
+        likelihood = self.likelihood(self.sde, self._of_model_range, y, self.std, **options)
+        return likelihood(score_fn)
+
+    def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Root mean square of A(x) - y; of the true image it is about the noise's."""
+        residual = np.asarray(self.operator(jnp.asarray(x))) - y
+        return np.sqrt((residual**2).reshape(len(y), -1).mean(1))
+
+    def summarize(self, misfits: np.ndarray) -> float:
+        """The mean, because the noise is part of it."""
+        return misfits.mean()
+
+    def to_image(self, y: np.ndarray) -> np.ndarray:
+        """Its pixels repeated where that gives the size; otherwise A^T y."""
+        whole = y.ndim == 4 and not any(n % m for n, m in zip(self.shape, y.shape[1:], strict=True))
+        if whole:
+            for axis, n in enumerate(self.shape, 1):
+                y = y.repeat(n // y.shape[axis], axis)
+            return y
+        _, pull = jax.vjp(self.operator, jnp.zeros((len(y), *self.shape)))
+        return np.asarray(pull(jnp.asarray(y))[0])
+
+    def _of_model_range(self, x: jax.Array) -> jax.Array:
+        return self.operator(self.to_unit(x))
+
+    def _options(self) -> dict[str, Any]:
+        """What the method takes besides the measurement."""
+        fields = _LIKELIHOOD_FIELDS.get(self.config.eval.likelihood, {})
+        options = {name: self.config.eval[field] for name, field in fields.items()}
+        if not options.get("iterations", 1):
+            del options["iterations"]  # the method's own number
+        return options
+
+
+def _get_operator(config: ml_collections.ConfigDict) -> operators.Operator:
+    """`eval.operator` with its parameters, which has been shown an image."""
+    e, data = config.eval, config.data
+    build = lookup(operators.OPERATORS, e.operator, "operator (eval.operator)")
+    shape = (data.image_size, data.image_size, data.num_channels)
+    if e.operator == "grayscale":
+        _check_color(config, "eval.operator='grayscale'")
+    try:
+        operator = build(**_OPERATOR_ARGUMENTS.get(e.operator, lambda config: {})(config))
+        jax.eval_shape(operator, jax.ShapeDtypeStruct((1, *shape), np.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"eval.operator={e.operator!r}: {error}") from error
+    return operator
+
+
+def _projection_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    data = config.data
+    shape = (data.image_size, data.image_size, data.num_channels)
+    n = round(config.eval.operator_fraction * np.prod(shape))
+    return {"shape": shape, "n": int(n), "seed": config.seed}
+
+
+def _mask_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    e = config.eval
+    return {"mask": masks.get_mask(e.mask, config.data.image_size, e.mask_amount, config.seed)}
+
+
+def _check_color(config: ml_collections.ConfigDict, what: str) -> None:
+    if config.data.num_channels != 3:
+        raise ValueError(
+            f"{what} takes colour images, but data.num_channels={config.data.num_channels}: this "
+            "network makes gray ones"
+        )
+
+
+def _configured_sampler(
+    config: ml_collections.ConfigDict,
+    sde: SDE,
+    observer: Observer | None,
+    projection: Projection | None,
+) -> Sampler:
+    """The configured sampler, with RePaint's resampling for its corrector if that is asked for.
+
+    Raises:
+      ValueError: for resampling with another sampler than "pc".
+    """
+    e, s = config.eval, config.sampling
+    if projection is None or not e.resampling_steps:
+        return sampling.get_sampling_fn(config, sde, observer, projection)
+    if s.method.lower() != "pc":
+        raise ValueError(
+            f"eval.resampling_steps={e.resampling_steps} needs sampling.method='pc', not "
+            f"{s.method!r}; set one of them"
+        )
+    predictor = lookup(sampling.PREDICTORS, s.predictor.lower(), "predictor (sampling.predictor)")
+    return sampling.get_pc_sampler(
+        sde.with_steps(s.steps) if s.steps else sde,
+        predictor,
+        get_resampling_corrector(predictor, projection, e.resampling_jump),
+        n_steps=e.resampling_steps,
+        probability_flow=s.probability_flow,
+        denoise=s.noise_removal,
+        eps=s.eps or None,
+        observer=observer,
+        projection=projection,
+    )
+
+
+# operator -> its arguments; those that are not here take none
+_OPERATOR_ARGUMENTS = {
+    "mask": _mask_arguments,
+    "grayscale": lambda config: {"basis": config.eval.color_basis},
+    "block_mean": lambda config: {"factor": config.eval.operator_factor},
+    "gaussian_blur": lambda config: {"width": config.eval.operator_width},
+    "motion_blur": lambda config: {
+        "length": config.eval.operator_length,
+        "angle": config.eval.operator_angle,
+    },
+    "random_projection": _projection_arguments,
+}
+# likelihood -> its arguments -> fields of config.eval
+_LIKELIHOOD_FIELDS = {
+    "sda": {"gamma": "gamma"},
+    "dps": {"zeta": "zeta"},
+    "pigdm": {"data_variance": "data_variance", "iterations": "likelihood_iterations"},
+    "mmps": {"iterations": "likelihood_iterations"},
+}
