@@ -120,12 +120,6 @@ _ROWS = (
         networks=(SCORE, ONE_LEVEL, CLASSIFIER),
     ),
     Evaluator(
-        "accuracy",
-        evaluate_accuracy,
-        ("eval.num_examples", *_OF_SPLIT),
-        networks=(CLASSIFIER,),
-    ),
-    Evaluator(
         "bpd", evaluate_bpd, ("eval.bpd_", "eval.num_examples", *_OF_FLOW, *_OF_SPLIT), check_bpd
     ),
     Evaluator("fd", evaluate_fd, _OF_SAMPLES + _OF_FEATURES, check_fd, after=("samples",)),
@@ -142,6 +136,9 @@ _ROWS = (
         ("sampling.", "eval.langevin_", *_OF_DENOISING, *_OF_SPLIT),
         check_denoise,
         networks=(SCORE, ONE_LEVEL),
+    ),
+    Evaluator(
+        "accuracy", evaluate_accuracy, ("eval.num_examples", *_OF_SPLIT), networks=(CLASSIFIER,)
     ),
     Evaluator(
         "class_conditional",
