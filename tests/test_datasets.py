@@ -358,7 +358,10 @@ def test_the_same_examples_from_files(config, tmp_path, name, write):
         assert_equal(dataset[k], expected[k])
 
 
-@pytest.mark.parametrize("name", sorted(set(datasets.DATASETS) - {"mnist", "digits", "photographs"}))
+OFFLINE = {"mnist", "digits", "photographs"}  # inside packages
+
+
+@pytest.mark.parametrize("name", sorted(set(datasets.DATASETS) - OFFLINE))
 @pytest.mark.parametrize("dir", ["", "missing/files"])
 def test_missing_data(config, tmp_path, monkeypatch, name, dir):
     monkeypatch.chdir(tmp_path)
