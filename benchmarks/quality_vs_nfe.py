@@ -6,8 +6,9 @@
 
 `mixture`: a Gaussian mixture in the plane with its exact score, under the VE, VP and sub-VP SDEs;
 the Wasserstein-1 distance of as many samples as real points, means over several draws. `images`: a
-trained network; the Fréchet distance of its samples on the features of a small classifier
-(benchmarks/mnist_quality.py). What is drawn is kept in the folder, so that a run that was stopped
+trained network; the Fréchet distance of its samples on the features of a small classifier, and how
+sure of them that is (benchmarks/mnist_quality.py). Seconds are kept in the files: compare them only
+if nothing else ran. What is drawn is kept in the folder, so that a run that was stopped
 goes on where it was.
 """
 
@@ -203,32 +204,33 @@ def measure_images(out: Path, workdir: str, num: int, batch_size: int) -> None:
     network, seed = Network(workdir, batch_size), 0
     learnt, reference, real = mnist_quality.split_digits(network.config.data.dir, num, seed)
     classifier = mnist_quality.get_classifier(
-        str(out / "classifier.msgpack"), learnt, network.config.data.dir, 1500, seed
+        str(out / "classifier.safetensors"), learnt, network.config.data.dir, 1500, seed
     )
     statistics = feature_statistics(mnist_quality.classify(classifier, reference.images)[1])
 
-    def distance(x: np.ndarray) -> float:
-        features = mnist_quality.classify(classifier, x)[1]
-        return frechet_distance(*feature_statistics(features), *statistics)
+    def judge(x: np.ndarray) -> dict[str, float]:
+        probabilities, features = mnist_quality.classify(classifier, x)
+        distance = frechet_distance(*feature_statistics(features), *statistics)
+        return {"distance": distance, "confidence": float(probabilities.max(1).mean())}
 
-    report = {"num": num, "batch": batch_size, "real digits": distance(real.images), "rows": []}
+    report = {"num": num, "batch": batch_size, "real digits": judge(real.images), "rows": []}
     for point in progress_bar_over(list(points("images")), "samplers"):
         x, cost = network.draw(point, seed, num, out / "images")
         row = {"method": point.method, "settings": point.settings} | cost
-        report["rows"].append(row | {"distance": distance(x[..., 0])})
+        report["rows"].append(row | judge(x[..., 0]))
         write_json(str(out / "images.json"), report | {"versions": versions()})
 
 
 def format_table(title: str, rows: list[dict]) -> str:
-    """Methods and settings with evaluations, seconds and distance, in Markdown."""
-    lines = [f"| {title} | evaluations | seconds | distance |", "|---|---|---|---|"]
+    """Methods and settings with evaluations, distance and confidence, in Markdown."""
+    lines = [f"| {title} | evaluations | distance | confidence |", "|---|---|---|---|"]
     for row in rows:
         settings = ", ".join(f"{k} {v:g}" for k, v in row["settings"].items())
-        seconds = f"{row['seconds']:.1f}" if "seconds" in row else ""
+        confidence = f"{row['confidence']:.3f}" if "confidence" in row else ""
         error = f" ± {row['standard_error']:.4f}" if "standard_error" in row else ""
         lines.append(
-            f"| {LABELS[row['method']]}, {settings} | {row['nfe']:.0f} | {seconds} "
-            f"| {row['distance']:.4g}{error} |"
+            f"| {LABELS[row['method']]}, {settings} | {row['nfe']:.0f} "
+            f"| {row['distance']:.4g}{error} | {confidence} |"
         )
     return "\n".join(lines)
 
@@ -267,10 +269,9 @@ def report_all(out: Path, picture: str) -> None:
             draw_curves(axes[0], rows, mixture["real points"], name, "Wasserstein-1 distance")
     print(f"real points: {mixture['real points']:.4g}\n")
     print(format_table("MNIST digits (Fréchet distance)", digits["rows"]))
-    print(f"real digits: {digits['real digits']:.4g}")
-    draw_curves(
-        axes[1], digits["rows"], digits["real digits"], "MNIST digits (VE)", "Fréchet distance"
-    )
+    real = digits["real digits"]
+    print(f"real digits: {real['distance']:.4g}, confidence {real['confidence']:.3f}")
+    draw_curves(axes[1], digits["rows"], real["distance"], "MNIST digits (VE)", "Fréchet distance")
     axes[1].legend(fontsize=7, loc="upper right")
     figure.tight_layout()
     Path(picture).parent.mkdir(parents=True, exist_ok=True)
