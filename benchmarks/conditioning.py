@@ -1,0 +1,89 @@
+"""How well conditional samples do what was asked, on the digits and networks that ship.
+
+    python -m benchmarks.conditioning --workdir runs/conditioning
+
+Classes: the share of guided samples that a classifier of clean digits, which has no part in drawing
+them, finds to be of the class asked for. Inpainting: the share of digits whose lower half was drawn
+anew that it finds to be of the class of the original. Restoration: PSNR of samples and of the
+measurement. The judge and the networks have learnt from the same 5,000 digits.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+import run_lib
+from benchmarks.common import load_config
+from features import get_feature_extractor
+
+OPERATORS = ("block_mean", "gaussian_blur", "random_projection")
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str, task: str, **fields: object) -> tuple:
+    """The report of a task with these fields of `config.eval`, and its arrays."""
+    name = "_".join([task, *(str(value) for value in fields.values())])
+    config = config.copy_and_resolve_references()
+    config.eval.tasks = (task,)
+    config.eval.update(fields)
+    report = run_lib.evaluate(config, workdir, name)
+    (path,) = Path(workdir, name).glob(f"*/{task}.npz")
+    with np.load(path) as z:
+        return report[task], dict(z)
+
+
+def share_kept(config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray]) -> float:
+    """The share of samples that the judge gives the class it gives their originals."""
+    judge = get_feature_extractor(config)
+    samples, originals = arrays["samples"], arrays["originals"]
+    asked = judge(originals).logits.argmax(-1)
+    found = judge(samples.reshape(-1, *originals.shape[1:])).logits.argmax(-1)
+    return float((found.reshape(len(originals), -1) == asked[:, None]).mean())
+
+
+def measure(config: ml_collections.ConfigDict, workdir: str) -> list[str]:
+    """Rows of a table in Markdown."""
+    method = f"{config.sampling.method}, "
+    report, _ = evaluate(config, workdir, "class_conditional")
+    lines = ["| what | sampler, evaluations | result |", "|---|---|---|"]
+    share, n = report["classified_as_asked"], report["num_samples"]
+    lines.append(f"| class as asked, {n} samples | {method}{report['nfe']} | {share:.3f} |")
+    for task, fields in (
+        ("inpaint", {"mask": "bottom_half"}),
+        ("restore", {"operator": "mask", "mask": "bottom_half"}),
+    ):
+        report, arrays = evaluate(config, workdir, task, **fields)
+        what = f"{task}: lower half, class kept, {arrays['samples'][..., 0, 0, 0].size} samples"
+        lines.append(f"| {what} | {method}{report['nfe']} | {share_kept(config, arrays):.3f} |")
+    for operator in OPERATORS:
+        report, _ = evaluate(config, workdir, "restore", operator=operator)
+        before, after = report["measurement"]["psnr"], report["samples"]["psnr"]
+        result = f"{before:.1f} to {after:.1f} dB"
+        lines.append(f"| restore: {operator} | {method}{report['nfe']} | {result} |")
+    return lines
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", default="runs/conditioning", help="folder for the results")
+    parser.add_argument("--checkpoint", default="pretrained/mnist_ve", help="the score network")
+    parser.add_argument("--num", type=int, default=1000, help="samples of given classes")
+    parser.add_argument("--images", type=int, default=32, help="digits to complete and restore")
+    parser.add_argument("--method", default="heun", help="config.sampling.method")
+    parser.add_argument("--steps", type=int, default=18)
+    args = parser.parse_args()
+    config = load_config("configs/ve/mnist.py")
+    config.sampling.method, config.sampling.steps = args.method, args.steps
+    config.eval.checkpoint, config.eval.num_samples = args.checkpoint, args.num
+    config.eval.num_conditioned = args.images
+    try:
+        print("\n".join(measure(config, args.workdir)))
+    except ValueError as e:
+        sys.exit(f"error: {e}")
+
+
+if __name__ == "__main__":
+    main()
