@@ -5,11 +5,13 @@ in double precision. The range of the values, from black to white, is 255 for ui
 unless given.
 """
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.ndimage import gaussian_filter, uniform_filter
+from skimage.metrics import structural_similarity
 
-SIGMA, RADIUS = 1.5, 5  # pixels, of the Gaussian window
+_GAUSSIAN_SIZE = 11  # pixels, of the window whose weights have standard deviation 1.5
 
 
 def psnr(images: ArrayLike, originals: ArrayLike, data_range: float | None = None) -> np.ndarray:
@@ -55,28 +57,17 @@ def ssim(
       ValueError: for images that cannot be compared, or are smaller than the window.
     """
     x, y, data_range = _check(images, originals, data_range)
-    size = 2 * RADIUS + 1 if gaussian else size
+    size = _GAUSSIAN_SIZE if gaussian else size
     if size < 3 or size % 2 == 0 or min(x.shape[1:3]) < size:
         raise ValueError(
             f"SSIM with a window of {size} pixels of images of {x.shape[1]}x{x.shape[2]} cannot be "
             "computed; give an odd window of 3 or more, and images not smaller"
         )
-    # Of a sample covariance, n / (n - 1) times that of the window.
-    unbias = 1.0 if gaussian else size**2 / (size**2 - 1)
-
-    def mean(z: np.ndarray) -> np.ndarray:
-        if gaussian:
-            return gaussian_filter(z, SIGMA, radius=RADIUS, axes=(1, 2))
-        return uniform_filter(z, size, axes=(1, 2))
-
-    mean_x, mean_y = mean(x), mean(y)
-    var_x, var_y = unbias * (mean(x * x) - mean_x**2), unbias * (mean(y * y) - mean_y**2)
-    covariance = unbias * (mean(x * y) - mean_x * mean_y)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    likeness /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    edge = size // 2
-    return likeness[:, edge:-edge, edge:-edge].mean((1, 2, 3))
+    options = {"gaussian_weights": gaussian, "use_sample_covariance": not gaussian}
+    similarity = functools.partial(
+        structural_similarity, win_size=size, data_range=data_range, channel_axis=-1, **options
+    )
+    return np.array([similarity(*pair) for pair in zip(x, y, strict=True)])
 
 
 def _check(

@@ -202,7 +202,12 @@ class Evaluator:
 
 @contextlib.contextmanager
 def naming_failures() -> Iterator[None]:
-    """Lets a FloatingPointError out of a compiled program, which JAX wraps in one of its own."""
+    """Lets a FloatingPointError out of a compiled program, which JAX wraps in one of its own.
+
+    The traceback that JAX logs besides is left out: what it wraps the error in holds it too.
+    """
+    jax_log = logging.getLogger("jax._src.debugging")
+    was_disabled, jax_log.disabled = jax_log.disabled, True
     try:
         yield
     except jax.errors.JaxRuntimeError as e:
@@ -210,6 +215,8 @@ def naming_failures() -> Iterator[None]:
         if not found:
             raise
         raise FloatingPointError(reason.strip()) from e
+    finally:
+        jax_log.disabled = was_disabled
 
 
 def rounds_folder(folder: str, task: str) -> str:
