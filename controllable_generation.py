@@ -7,8 +7,11 @@ take the same projections and conditions as the predictor-corrector sampler:
 `sampling.get_sampling_fn(config, sde, projection=...)`.
 
 After each step the projection replaces what is known by a draw of it at the noise level reached.
-That is an approximation of p(x | known): the unknown part is steered by a noised copy of the known
-one, and steps already made are not reconsidered. `get_resampling_corrector` reconsiders them.
+With the plain score that is an approximation of p(x | known): the unknown part is steered by a
+noised copy of the known one, and steps already made are not reconsidered.
+`get_resampling_corrector` reconsiders them. With the score given the known part, a likelihood of
+`posterior` with its operator, it is exact where the likelihood is: given the data, the noisy known
+part is independent of the rest (Chung et al. 2022, arXiv 2206.00941, combine the two as well).
 
 Images are (B, H, W, C) in the model's range, unless a function says that it takes any shape.
 `published=True` reproduces score_sde, which differs in three ways: x_mean keeps the noise of the

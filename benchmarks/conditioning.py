@@ -4,8 +4,9 @@
 
 Classes: the share of guided samples that a classifier of clean digits, which has no part in drawing
 them, finds to be of the class asked for. Inpainting: the share of digits whose lower half was drawn
-anew that it finds to be of the class of the original. Restoration: PSNR of samples and of the
-measurement. The judge and the networks have learnt from the same 5,000 digits.
+anew that it finds to be of the class of the original, with the known pixels imposed, steered by a
+likelihood, and both. Restoration and colorization: PSNR of samples and of the measurement. The
+judge and the networks have learnt from the same 5,000 digits; photographs are of other scenes.
 """
 
 import argparse
@@ -20,6 +21,11 @@ from benchmarks.common import load_config
 from features import get_feature_extractor
 
 OPERATORS = ("block_mean", "gaussian_blur", "random_projection")
+HALVES = {
+    "imposed": ("inpaint", {"mask": "bottom_half", "known_likelihood": ""}),
+    "imposed and steered": ("inpaint", {"mask": "bottom_half"}),
+    "steered": ("restore", {"operator": "mask", "mask": "bottom_half"}),
+}
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, task: str, **fields: object) -> tuple:
@@ -43,25 +49,30 @@ def share_kept(config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray])
     return float((found.reshape(len(originals), -1) == asked[:, None]).mean())
 
 
-def measure(config: ml_collections.ConfigDict, workdir: str) -> list[str]:
-    """Rows of a table in Markdown."""
+def gain(report: dict) -> str:
+    """PSNR of the measurement and of the samples."""
+    return f"{report['measurement']['psnr']:.1f} to {report['samples']['psnr']:.1f} dB"
+
+
+def measure(
+    config: ml_collections.ConfigDict, photographs: ml_collections.ConfigDict, workdir: str
+) -> list[str]:
+    """Rows of a table in Markdown: digits, and photographs to colorize."""
     method = f"{config.sampling.method}, "
     report, _ = evaluate(config, workdir, "class_conditional")
     lines = ["| what | sampler, evaluations | result |", "|---|---|---|"]
     share, n = report["classified_as_asked"], report["num_samples"]
     lines.append(f"| class as asked, {n} samples | {method}{report['nfe']} | {share:.3f} |")
-    for task, fields in (
-        ("inpaint", {"mask": "bottom_half"}),
-        ("restore", {"operator": "mask", "mask": "bottom_half"}),
-    ):
+    for how, (task, fields) in HALVES.items():
         report, arrays = evaluate(config, workdir, task, **fields)
-        what = f"{task}: lower half, class kept, {arrays['samples'][..., 0, 0, 0].size} samples"
+        what = f"lower half, {how}, class kept, {arrays['samples'][..., 0, 0, 0].size} samples"
         lines.append(f"| {what} | {method}{report['nfe']} | {share_kept(config, arrays):.3f} |")
     for operator in OPERATORS:
         report, _ = evaluate(config, workdir, "restore", operator=operator)
-        before, after = report["measurement"]["psnr"], report["samples"]["psnr"]
-        result = f"{before:.1f} to {after:.1f} dB"
-        lines.append(f"| restore: {operator} | {method}{report['nfe']} | {result} |")
+        lines.append(f"| restore: {operator} | {method}{report['nfe']} | {gain(report)} |")
+    report, _ = evaluate(photographs, workdir, "colorize")
+    result = f"{gain(report)}, luma within {report['luma_deviation']:.0e}"
+    lines.append(f"| colorize | {photographs.sampling.method}, {report['nfe']} | {result} |")
     return lines
 
 
@@ -76,11 +87,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=18)
     args = parser.parse_args()
     config = load_config("configs/ve/mnist.py")
-    config.sampling.method, config.sampling.steps = args.method, args.steps
     config.eval.checkpoint, config.eval.num_samples = args.checkpoint, args.num
-    config.eval.num_conditioned = args.images
+    photographs = load_config("configs/ve/photographs.py")
+    photographs.eval.checkpoint = "pretrained/photographs_ve"
+    for c in (config, photographs):
+        c.sampling.method, c.sampling.steps = args.method, args.steps
+        c.eval.num_conditioned = args.images
     try:
-        print("\n".join(measure(config, args.workdir)))
+        print("\n".join(measure(config, photographs, args.workdir)))
     except ValueError as e:
         sys.exit(f"error: {e}")
 

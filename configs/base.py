@@ -82,6 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
     e.mask_amount = "light"  # fraction hidden by masks of any size: a row of masks.AMOUNTS
     e.resampling_steps = 0  # "inpaint" with "pc": RePaint's returns, for the corrector; 0: none
     e.resampling_jump = 10  # steps of each return
+    e.known_likelihood = "pigdm"  # "inpaint", "colorize": steers besides imposing; "": none
     e.color_basis = "rgb_mean"  # "colorize", operator "grayscale": a row of operators.COLOR_BASES
     e.operator = "block_mean"  # "restore": a row of operators.OPERATORS
     e.operator_factor = 4  # "block_mean": pixels of a block's side

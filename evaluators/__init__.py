@@ -96,6 +96,8 @@ _OF_FLOW = ("sampling.ode_solver", "sampling.error_control")
 _OF_CODEC = ("sampling.rtol", "sampling.atol", "sampling.eps", *_OF_FLOW)
 _OF_SPLIT = ("eval.batch_size", "eval.split")
 _OF_DENOISING = ("eval.images", "eval.noise_std", "eval.denoisers", "eval.num_denoised")
+_OF_LIKELIHOOD = ("eval.likelihood_", "eval.gamma", "eval.zeta", "eval.data_variance")
+_OF_KNOWN = ("eval.known_likelihood", "eval.resampling_", *_OF_LIKELIHOOD)
 _OF_ORIGINALS = ("eval.images", "eval.num_conditioned", "eval.samples_per_image")
 
 
@@ -147,12 +149,12 @@ _ROWS = (
         check_class_conditional,
         get_inputs=get_guide_inputs,
     ),
-    _conditional(Inpainting, "eval.mask", "eval.resampling_"),
-    _conditional(Colorization, "eval.color_basis", "eval.resampling_"),
+    _conditional(Inpainting, "eval.mask", *_OF_KNOWN),
+    _conditional(Colorization, "eval.color_basis", *_OF_KNOWN),
     _conditional(
         Restoration,
         *("eval.operator", "eval.measurement_std", "eval.mask", "eval.color_basis"),
-        *("eval.likelihood", "eval.gamma", "eval.zeta", "eval.data_variance"),
+        *("eval.likelihood", *_OF_LIKELIHOOD),
     ),
 )
 # task -> (experiment, state, folder) -> numbers for the report

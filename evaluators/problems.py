@@ -2,6 +2,12 @@
 
 Measurements are made of images in [0, 1], so that their noise is in units of the way from black to
 white whatever the model's range is. A sampler is given nothing but the measurement.
+
+What is known exactly is imposed by a projection, which draws the known part of x_t from its kernel,
+and a likelihood steers the rest (`eval.known_likelihood`). Given y the two parts are independent:
+both together draw from p(x_t | y) as far as the likelihood is right. With the projection alone the
+score sees y through the noise of x_t only, and the rest often does not fit. Both together are the
+manifold constraint of Chung et al. 2022 (arXiv 2206.00941).
 """
 
 import abc
@@ -30,6 +36,7 @@ from utils.arrays import lookup
 from utils.progress import Observer
 
 HIDDEN = 0.5  # the gray of pixels that are not known
+EXACT = 0.01  # standard deviation of what is known exactly, where a likelihood has to have one
 
 
 class Problem(abc.ABC):
@@ -38,6 +45,9 @@ class Problem(abc.ABC):
     Attributes:
       name: of the task.
       misfit: name in the report of what `misfits` returns.
+      operator: A of images in [0, 1].
+      std: of the noise that the likelihood takes y to have.
+      likelihood: a row of `posterior.LIKELIHOODS`; "": the score is not told of y.
       shape: (H, W, C).
       settings: for the report.
       arrays: what is kept beside measurements and samples.
@@ -45,19 +55,22 @@ class Problem(abc.ABC):
 
     name: str
     misfit: str
+    operator: operators.Operator
+    std = EXACT
 
-    def __init__(self, experiment: Experiment) -> None:
-        """Builds what the config describes.
+    def __init__(self, experiment: Experiment, likelihood: str) -> None:
+        """Builds what the config describes; subclasses choose the likelihood.
 
         Raises:
           ValueError: for a name or number of `config.eval` that is not possible.
         """
         self.config, self.sde = experiment.config, experiment.sde
+        self.likelihood = likelihood
         data = self.config.data
         self.shape = (data.image_size, data.image_size, data.num_channels)
         self.to_model = get_data_scaler(self.config)
         self.to_unit = get_data_inverse_scaler(self.config)
-        self.settings: Numbers = {}
+        self.settings: Numbers = {"likelihood": likelihood or "none", **self._options()}
         self.arrays: dict[str, np.ndarray] = {}
 
     @abc.abstractmethod
@@ -77,8 +90,15 @@ class Problem(abc.ABC):
         return None
 
     def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
-        """The score given y: (B, *Y)."""
-        return score_fn
+        """The score given y: (B, *Y), a measurement by the operator."""
+        if not self.likelihood:
+            return score_fn
+        unit = self.to_unit(1.0) - self.to_unit(0.0)
+        # Variances of the image, which the likelihoods take in the model's range.
+        factors = {"gamma": unit**2, "data_variance": unit**-2}
+        options = {name: value * factors.get(name, 1) for name, value in self._options().items()}
+        likelihood = LIKELIHOODS[self.likelihood]
+        return likelihood(self.sde, self._of_model_range, y, self.std, **options)(score_fn)
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
         """The measurement in the size of the images: (N, *Y) -> (N, H, W, C)."""
@@ -93,6 +113,17 @@ class Problem(abc.ABC):
 
         return sampler
 
+    def _of_model_range(self, x: jax.Array) -> jax.Array:
+        return self.operator(self.to_unit(x))
+
+    def _options(self) -> dict[str, Any]:
+        """What the likelihood takes besides the measurement."""
+        fields = _LIKELIHOOD_FIELDS.get(self.likelihood, {})
+        options = {name: self.config.eval[field] for name, field in fields.items()}
+        if not options.get("iterations", 1):
+            del options["iterations"]  # the method's own number
+        return options
+
 
 class Inpainting(Problem):
     """Some pixels are known: the mask `eval.mask`. In the measurement the others are gray."""
@@ -100,10 +131,11 @@ class Inpainting(Problem):
     name, misfit = "inpaint", "known_deviation"
 
     def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment)
+        super().__init__(experiment, _exact_likelihood(experiment.config))
         e, seed = self.config.eval, self.config.seed
         self.mask = masks.get_mask(e.mask, self.shape[:2], e.mask_amount, seed)
-        self.settings = {"mask": e.mask, "hidden_fraction": float(1 - self.mask.mean())}
+        self.operator = operators.get_masking(self.mask)
+        self.settings |= {"mask": e.mask, "hidden_fraction": float(1 - self.mask.mean())}
         self.arrays = {"mask": self.mask}
 
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
@@ -111,6 +143,9 @@ class Inpainting(Problem):
 
     def projection(self, y: jax.Array) -> Projection:
         return inpainting_projection(self.sde, self.to_model(y), jnp.asarray(self.mask))
+
+    def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
+        return super().condition(self.operator(y), score_fn)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The largest difference of a known pixel, which has been in the model's range."""
@@ -124,21 +159,21 @@ class Colorization(Problem):
     name, misfit = "colorize", "luma_deviation"
 
     def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment)
+        super().__init__(experiment, _exact_likelihood(experiment.config))
         _check_color(self.config, "the task colorize")
         self.basis = self.config.eval.color_basis
-        self.luma = operators.get_grayscale(self.basis)
-        self.settings = {"color_basis": self.basis}
+        self.operator = operators.get_grayscale(self.basis)
+        self.settings |= {"color_basis": self.basis}
 
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
-        return self.luma(x)
+        return self.operator(x)
 
     def projection(self, y: jax.Array) -> Projection:
         return colorization_projection(self.sde, self.to_model(y), self.basis)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The largest difference of a pixel's luma, before colours are clipped to [0, 1]."""
-        return np.abs(np.asarray(self.luma(jnp.asarray(x))) - y).max((1, 2, 3))
+        return np.abs(np.asarray(self.operator(jnp.asarray(x))) - y).max((1, 2, 3))
 
 
 class Restoration(Problem):
@@ -147,9 +182,9 @@ class Restoration(Problem):
     name, misfit = "restore", "residual"
 
     def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment)
-        e = self.config.eval
-        self.likelihood = lookup(LIKELIHOODS, e.likelihood, "likelihood (eval.likelihood)")
+        e = experiment.config.eval
+        lookup(LIKELIHOODS, e.likelihood, "likelihood (eval.likelihood)")
+        super().__init__(experiment, e.likelihood)
         self.operator = _get_operator(self.config)
         self.std = e.measurement_std
         if not self.std > 0:
@@ -157,19 +192,10 @@ class Restoration(Problem):
                 f"eval.measurement_std={self.std} must be positive; for a measurement without "
                 "noise set it to a small number, such as 0.01"
             )
-        self.settings = {"operator": e.operator, "measurement_std": self.std}
-        self.settings |= {"likelihood": e.likelihood, **self._options()}
+        self.settings |= {"operator": e.operator, "measurement_std": self.std}
 
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
         return operators.measure(rng, self.operator, x, self.std)
-
-    def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
-        options, unit = self._options(), self.to_unit(1.0) - self.to_unit(0.0)
-        # Variances of the image, which the likelihoods take in the model's range.
-        factors = {"gamma": unit**2, "data_variance": unit**-2}
-        options = {name: value * factors.get(name, 1) for name, value in options.items()}
-        likelihood = self.likelihood(self.sde, self._of_model_range, y, self.std, **options)
-        return likelihood(score_fn)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Root mean square of A(x) - y; of the true image it is about the noise's."""
@@ -190,16 +216,13 @@ class Restoration(Problem):
         _, pull = jax.vjp(self.operator, jnp.zeros((len(y), *self.shape)))
         return np.asarray(pull(jnp.asarray(y))[0])
 
-    def _of_model_range(self, x: jax.Array) -> jax.Array:
-        return self.operator(self.to_unit(x))
 
-    def _options(self) -> dict[str, Any]:
-        """What the method takes besides the measurement."""
-        fields = _LIKELIHOOD_FIELDS.get(self.config.eval.likelihood, {})
-        options = {name: self.config.eval[field] for name, field in fields.items()}
-        if not options.get("iterations", 1):
-            del options["iterations"]  # the method's own number
-        return options
+def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
+    """The likelihood of what is known exactly; "" for none."""
+    name = config.eval.known_likelihood
+    if name:
+        lookup(LIKELIHOODS, name, "likelihood (eval.known_likelihood)")
+    return name
 
 
 def _get_operator(config: ml_collections.ConfigDict) -> operators.Operator:

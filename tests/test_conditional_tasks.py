@@ -17,7 +17,7 @@ import losses
 import runs
 from evaluators import EVALUATORS, ImageSampler
 from evaluators.originals import get_originals, likeness
-from evaluators.problems import Restoration
+from evaluators.problems import Inpainting, Restoration
 from experiment import Experiment
 from operators import OPERATORS
 from posterior import LIKELIHOODS
@@ -107,6 +107,38 @@ def test_samples_do_not_depend_on_what_is_hidden(method, tmp_path):
         assert report["known_deviation"] == 0
         found.append(arrays["samples"])
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("config, centered", CENTERED.items())
+def test_hole_agrees_with_what_is_known(config, centered, monkeypatch):
+    """Each pixel of the lower half has correlation 0.9 with its mirror image in the upper half."""
+
+    def score_fn(self, params, model_state, labels=None):
+        def score(x, t):
+            mu, sigma = self.sde.marginal_coeffs(t)
+            mirrored = x[:, ::-1]
+            parts = [
+                batch_mul(1 / (mu**2 * SPREAD**2 * (1 + c) + sigma**2), (x + sign * mirrored) / 2)
+                for sign, c in ((1, 0.9), (-1, -0.9))
+            ]
+            return -sum(parts)
+
+        return score
+
+    monkeypatch.setattr(Experiment, "score_fn", score_fn)
+    n, mean = 256, 0.5 if centered else 0.0
+    fields = {"mask": "bottom_half", "known_likelihood": "mmps", "batch_size": n}
+    experiment = experiment_of(config, None, {"method": "heun", "steps": 40}, **fields)
+    problem = Inpainting(experiment)
+    source = get_originals(experiment.config)
+    y = np.asarray(problem.measure(jax.random.key(0), source[0]["image"][None] / np.float32(255)))
+    sampler = ImageSampler(experiment, problem.get_sampler)
+    x = sampler(jax.random.key(1), STATE, given=(np.repeat(y, n, 0),))
+    hole = x[:, SIZE // 2 :]
+    expected = mean + 0.9 * (y[0, : SIZE // 2][::-1] - mean)
+    variance = (SPREAD * (0.5 if centered else 1)) ** 2 * 0.19
+    assert np.sqrt(((hole.mean(0) - expected) ** 2).mean()) < 1.3 * np.sqrt(variance / n)
+    np.testing.assert_allclose(hole.var(0, ddof=1).mean(), variance, rtol=0.06)
 
 
 def test_resampling_takes_the_correctors_place(tmp_path):
@@ -271,6 +303,7 @@ ERRORS = [  # task, fields of eval, what the message has to say
     ("inpaint", {"mask": "x"}, "unknown mask 'x'; choose from: square"),
     ("inpaint", {"mask_amount": "x"}, "'x'; choose from: light, heavy"),
     ("inpaint", {"mask": "no.png"}, "no.png: not a readable image"),
+    ("inpaint", {"known_likelihood": "x"}, r"likelihood \(eval.known_likelihood\) 'x'; choose"),
     ("inpaint", {"num_conditioned": 0}, "eval.num_conditioned=0 must be at least 1"),
     ("inpaint", {"samples_per_image": 0}, "eval.samples_per_image=0 must be at least 1"),
     ("inpaint", {"resampling_steps": -1}, "eval.resampling_steps=-1 must be at least 0"),

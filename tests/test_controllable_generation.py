@@ -19,6 +19,7 @@ from controllable_generation import (
 )
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
 from operators import COLOR_BASES, luma
+from posterior import MMPS
 from sampling import CORRECTORS, PREDICTORS, get_pc_sampler
 from sde_lib import SDES, VPSDE
 from solvers import SOLVERS
@@ -283,6 +284,26 @@ def test_resampling_brings_the_hole_closer_to_the_posterior():
     for jump in (1, 10):
         error = np.abs(fill_pairs(0.9, 2.0, n_steps=9, jump=jump) - exact)
         assert error[0] < 0.12 and error[1] < 0.06, (jump, error)
+
+
+@pytest.mark.parametrize("method", ["pc", "heun", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", ["vesde", "vpsde"])
+def test_hole_of_a_conditioned_score_gets_the_posterior(name, method):
+    """The same posterior, without resampling: projection and likelihood together are exact."""
+    sde, known = SDES[name](N=400), jnp.full((PAIRS, 2), 2.0)
+    projection = inpainting_projection(sde, known, jnp.asarray([1.0, 0.0]))
+    if method == "pc":
+        predictor, corrector = PREDICTORS["euler_maruyama"], CORRECTORS["none"]
+        sampler = get_pc_sampler(sde, predictor, corrector, projection=projection)
+    else:
+        sampler = SOLVERS[method](sde, steps=40, projection=projection)
+    likelihood = MMPS(sde, lambda x: x[:, :1], known[:, :1], std=0.01, iterations=1)
+    score_fn = likelihood(correlated_score(sde, 0.9))
+    x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (PAIRS, 2)))(jax.random.key(1))
+    assert (np.asarray(x[:, 0]) == 2).all()
+    spread = 0.19**0.5
+    assert abs(x[:, 1].mean() - 1.8) < (4.5 / PAIRS**0.5 + 0.02) * spread
+    assert abs(x[:, 1].var() / 0.19 - 1) < 4.5 * (2 / PAIRS) ** 0.5 + 0.04
 
 
 @pytest.mark.parametrize("n_steps, jump", [(1, 1), (2, 3)])
