@@ -31,6 +31,7 @@ from models.utils import (
     get_score_fn,
     init_model,
 )
+from noise_levels import get_level_fn
 from sde_lib import SDE, ScoreFn, get_sde
 from utils import parallel, weight_files
 from utils.checkpoints import Checkpoints, check_config, fill
@@ -82,7 +83,7 @@ class Experiment:
 
     def loss_fn(self, train: bool) -> losses.LossFn:
         """The loss, with dropout on or off."""
-        level_fn = losses.get_level_fn(self.config, self.sde)
+        level_fn = get_level_fn(self.config, self.sde)
         if self.network == CLASSIFIER:
             return losses.get_classifier_loss_fn(self.model, level_fn, train)
         m, reduce_mean = self.config.model, self.config.training.reduce_mean
@@ -243,7 +244,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       ValueError: with field, value and remedy, for what cannot work.
     """
     experiment = _assemble(config)
-    losses.get_level_fn(config, experiment.sde)
+    get_level_fn(config, experiment.sde)
     sampling.get_sampling_fn(config, experiment.sde)
     if config.training.snapshot_sampling and experiment.network == ONE_LEVEL:
         raise ValueError(

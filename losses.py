@@ -5,18 +5,9 @@ perturbation kernel is -z / sigma, and a network with score s is trained on
 
     w(t) ||sigma(t) s(x_t, t) + z||^2.
 
-The objectives differ in how the noise level is drawn and in the weight w (`NoiseLevel`):
-
-    score_sde continuous  t ~ U(eps, T), w = 1; with likelihood weighting w = g^2 / sigma^2
-                          (Song et al. 2021, eq. 7; weighting: arXiv 2101.09258)
-    SMLD, DDPM            one of N discrete levels, w = 1 (Song et al. 2021, section 2)
-    EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
-                          which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
-    EDM's VP, VE, iDDPM   sigma / mu as in the other columns of that table, w = 1
-    last level            t = T alone, w = (sigma / mu)^2, which is ||D - x_0||^2 of the denoiser
-
-A classifier of noisy images has an objective of its own: t ~ U(eps, T), and the cross-entropy of
-its classes at x_t (`get_classifier_loss_fn`).
+The objectives differ in how the noise level is drawn and in the weight w (`noise_levels`). A
+classifier of noisy images has an objective of its own, the cross-entropy of its classes at x_t
+(`get_classifier_loss_fn`).
 
 Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of
 the example in the data stream), so that they do not depend on how a batch is split over devices;
@@ -35,14 +26,13 @@ import optax
 from jax import lax
 
 from models.utils import Parametrization, get_score_fn
-from sde_lib import SDE, VESDE, VPSDE, ScoreFn, iddpm_sigmas
+from noise_levels import LevelFn, NoiseLevel
+from sde_lib import SDE, ScoreFn
 from utils.arrays import batch_mul, lookup
 
 Tree = Any
 Batch = dict[str, jax.Array]
 LossFn = Callable[[jax.Array, Tree, Tree, Batch], tuple[jax.Array, Tree]]
-
-TRAIN_EPS = 1e-5  # smallest training time of continuous objectives
 
 
 @flax.struct.dataclass
@@ -63,97 +53,6 @@ class State:
     params_ema: Tree
 
 
-class NoiseLevel(NamedTuple):
-    """Noise levels of a batch, each (B,): time, signal and noise coefficient, loss weight."""
-
-    t: jax.Array
-    mu: jax.Array
-    sigma: jax.Array
-    weight: jax.Array
-
-
-def uniform_levels(
-    sde: SDE, u: jax.Array, eps: float = TRAIN_EPS, likelihood_weighting: bool = False
-) -> NoiseLevel:
-    """Times eps + u (T - eps) for u: (B,) in [0, 1)."""
-    t = eps + u * (sde.T - eps)
-    mu, sigma = sde.marginal_coeffs(t)
-    if not likelihood_weighting:
-        return NoiseLevel(t, mu, sigma, jnp.ones_like(t))
-    _, g = sde.sde(jnp.zeros_like(t), t)
-    return NoiseLevel(t, mu, sigma, (g / sigma) ** 2)
-
-
-def importance_levels(sde: SDE, u: jax.Array, eps: float = TRAIN_EPS) -> NoiseLevel:
-    """Times in [eps, T] with density proportional to g^2 / sigma^2, for u: (B,) in [0, 1).
-
-    The loss has the expectation of `uniform_levels` with likelihood weighting, while its weight is
-    the same for all times (Song et al. 2021, arXiv 2101.09258, variance reduction by importance
-    sampling). For every SDE with linear drift g^2 / sigma^2 is the derivative of
-    log(sigma^2 / mu^2), so that this is a uniform log-SNR.
-    """
-    first, last = sde.log_snr(jnp.asarray([eps, sde.T]))
-    t = jnp.clip(sde.time_of_log_snr(first + u * (last - first)), eps, sde.T)
-    mu, sigma = sde.marginal_coeffs(t)
-    return NoiseLevel(t, mu, sigma, jnp.full_like(t, (first - last) / (sde.T - eps)))
-
-
-def discrete_levels(sde: SDE, k: jax.Array) -> NoiseLevel:
-    """Levels k: (B,) of the discrete chain, 0 the cleanest (SMLD and DDPM).
-
-    Raises:
-      NotImplementedError: if the SDE has no discrete chain to train on.
-    """
-    mu, sigma = sde.discrete_coeffs(k)
-    return NoiseLevel(k * (sde.T / (sde.N - 1)), mu, sigma, jnp.ones_like(sigma))
-
-
-def ratio_levels(sde: SDE, ratio: jax.Array, sigma_data: float | None = None) -> NoiseLevel:
-    """Levels with the noise-to-signal ratios sigma / mu, (B,), as far as the SDE reaches.
-
-    Beyond either end the level at that end is taken. The weight is 1, or with sigma_data EDM's.
-    """
-    t = jnp.clip(sde.time_of_log_snr(-2 * jnp.log(ratio)), TRAIN_EPS, sde.T)
-    mu, sigma = sde.marginal_coeffs(t)
-    excess = 0.0 if sigma_data is None else (sigma / mu / sigma_data) ** 2
-    return NoiseLevel(t, mu, sigma, jnp.ones_like(t) + excess)
-
-
-def edm_levels(
-    sde: SDE, n: jax.Array, p_mean: float, p_std: float, sigma_data: float
-) -> NoiseLevel:
-    """Ratios exp(p_mean + p_std n), n: (B,) standard normal (Karras et al. 2022, table 1)."""
-    return ratio_levels(sde, jnp.exp(p_mean + p_std * n), sigma_data)
-
-
-def edm_vp_levels(sde: SDE, u: jax.Array, beta_min: float, beta_max: float) -> NoiseLevel:
-    """Ratios of the VP SDE at times 1 + u (TRAIN_EPS - 1), u: (B,) in [0, 1) (same table)."""
-    mu, sigma = VPSDE(beta_min, beta_max).marginal_coeffs(1 + u * (TRAIN_EPS - 1))
-    return ratio_levels(sde, sigma / mu)
-
-
-def edm_ve_levels(sde: SDE, u: jax.Array, sigma_min: float, sigma_max: float) -> NoiseLevel:
-    """Log-uniform ratios between sigma_min and sigma_max, u: (B,) in [0, 1) (same table)."""
-    return ratio_levels(sde, VESDE(sigma_min, sigma_max).marginal_coeffs(u)[1])
-
-
-def edm_iddpm_levels(sde: SDE, u: jax.Array) -> NoiseLevel:
-    """Ratios that are levels of iDDPM, each as probable, u: (B,) in [0, 1) (same table)."""
-    sigmas = jnp.asarray(iddpm_sigmas()[:-1], jnp.float32)  # the last is 0
-    return ratio_levels(sde, sigmas[(u * len(sigmas)).astype(jnp.int32)])
-
-
-def last_level(sde: SDE, u: jax.Array) -> NoiseLevel:
-    """The level at T for all of u: (B,), weighted so that the loss is that of the denoiser.
-
-    With D = (x_T + sigma^2 score) / mu it is ||D - x_0||^2: a network trained so removes noise of
-    standard deviation sigma / mu, and knows no other level.
-    """
-    t = jnp.full_like(u, sde.T)
-    mu, sigma = sde.marginal_coeffs(t)
-    return NoiseLevel(t, mu, sigma, (sigma / mu) ** 2)
-
-
 def score_matching_error(
     score_fn: ScoreFn, x_0: jax.Array, level: NoiseLevel, z: jax.Array
 ) -> jax.Array:
@@ -169,45 +68,6 @@ def reduce_loss(error: jax.Array, reduce_mean: bool) -> jax.Array:
     return jnp.mean(jnp.mean(error, axes) if reduce_mean else 0.5 * jnp.sum(error, axes))
 
 
-def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> Callable[[jax.Array], NoiseLevel]:
-    """How the configured objective draws noise levels: keys (B,) -> NoiseLevel.
-
-    Raises:
-      ValueError: for an unknown objective, or switches that exclude each other.
-    """
-    t = config.training
-    objectives = {"score": None} | OBJECTIVES
-    row = lookup(objectives, t.objective, "training.objective")
-    if t.likelihood_weighting and (row or not t.continuous):
-        raise ValueError(
-            "training.likelihood_weighting=True weights the continuous objective; set "
-            "training.continuous=True and training.objective='score', or turn it off"
-        )
-    if t.importance_sampling and not t.likelihood_weighting:
-        raise ValueError(
-            "training.importance_sampling=True draws times for the likelihood weighting; set "
-            "training.likelihood_weighting=True, or turn it off"
-        )
-    if row:
-        if not t.continuous:
-            raise ValueError(f"training.objective={t.objective!r} needs training.continuous=True")
-        draw, levels, fields = row
-        constants = [config[section][key] for section, key in fields]
-        return lambda keys: levels(sde, jax.vmap(draw)(keys), *constants)
-    uniform = jax.vmap(jax.random.uniform)
-    if t.importance_sampling:
-        return lambda keys: importance_levels(sde, uniform(keys))
-    if t.continuous:
-        weighting = t.likelihood_weighting
-        return lambda keys: uniform_levels(sde, uniform(keys), likelihood_weighting=weighting)
-    try:
-        sde.discrete_coeffs(jnp.zeros((), jnp.int32))
-    except NotImplementedError as e:
-        raise ValueError(f"training.sde={t.sde!r}: {e}") from e
-    randint = jax.vmap(lambda key: jax.random.randint(key, (), 0, sde.N))
-    return lambda keys: discrete_levels(sde, randint(keys))
-
-
 class Noise(NamedTuple):
     """What is drawn for a batch: levels, noise z: (B, *S), keys (B,) that belong to the levels, and
     a key for dropout."""
@@ -218,7 +78,7 @@ class Noise(NamedTuple):
     dropout_key: jax.Array
 
 
-def draw_noise(rng: jax.Array, batch: Batch, level_fn: Callable[[jax.Array], NoiseLevel]) -> Noise:
+def draw_noise(rng: jax.Array, batch: Batch, level_fn: LevelFn) -> Noise:
     """Noise for the examples of a batch, a function of `rng` and their "index"."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["index"])
     level_keys, noise_keys, dropout_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
@@ -236,7 +96,7 @@ def get_sde_loss_fn(
     sde: SDE,
     model: nn.Module,
     parametrization: Parametrization,
-    level_fn: Callable[[jax.Array], NoiseLevel],
+    level_fn: LevelFn,
     train: bool,
     reduce_mean: bool = True,
     num_classes: int = 0,
@@ -247,7 +107,7 @@ def get_sde_loss_fn(
     Args:
       sde: the forward process.
       model, parametrization: see `models.utils.get_score_fn`.
-      level_fn: draws noise levels, see `get_level_fn`.
+      level_fn: draws noise levels, see `noise_levels.get_level_fn`.
       train: whether dropout is on, that of labels too.
       reduce_mean: mean over the data dimensions; else half their sum.
       num_classes: classes that the network is told of; 0: none.
@@ -274,14 +134,12 @@ def get_sde_loss_fn(
     return loss_fn
 
 
-def get_classifier_loss_fn(
-    model: nn.Module, level_fn: Callable[[jax.Array], NoiseLevel], train: bool
-) -> LossFn:
+def get_classifier_loss_fn(model: nn.Module, level_fn: LevelFn, train: bool) -> LossFn:
     """The cross-entropy of a classifier of noisy images, in nats (Song et al. 2021, appendix I.1).
 
     Args:
       model: called as `model(x, sigma, train)` with x_0 + sigma z, see `guidance`.
-      level_fn: draws noise levels, see `get_level_fn`; their weights are not used.
+      level_fn: draws noise levels, see `noise_levels.get_level_fn`; their weights are not used.
       train: whether dropout is on.
 
     Returns:
@@ -440,24 +298,3 @@ def repeat_step(step_fn: Callable, n_steps: int) -> Callable:
 
 
 OPTIMIZERS = {"adam": _adam}
-# objective -> (what is drawn for each example, levels of it, further arguments: fields of a config)
-OBJECTIVES = {
-    "edm": (
-        jax.random.normal,
-        edm_levels,
-        (("training", "p_mean"), ("training", "p_std"), ("model", "sigma_data")),
-    ),
-    "edm_vp": (
-        jax.random.uniform,
-        edm_vp_levels,
-        (("model", "beta_min"), ("model", "beta_max")),
-    ),
-    "edm_ve": (
-        jax.random.uniform,
-        edm_ve_levels,
-        (("model", "sigma_min"), ("model", "sigma_max")),
-    ),
-    "edm_iddpm": (jax.random.uniform, edm_iddpm_levels, ()),
-    "last_level": (jax.random.uniform, last_level, ()),
-    "classifier": (jax.random.uniform, uniform_levels, ()),
-}

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.training = t = ml_collections.ConfigDict()
     t.sde = "vesde"  # a row of sde_lib.SDES
     t.continuous = True  # continuous times; False: the discrete SMLD or DDPM loss
-    t.objective = "score"  # "score": Song et al. 2021; else a row of losses.OBJECTIVES
+    t.objective = "score"  # "score": Song et al. 2021; else a row of noise_levels.OBJECTIVES
     t.likelihood_weighting = False  # weight g(t)^2 instead of std(t)^2; objective "score" only
     t.importance_sampling = False  # draw times as often as that weight says: less variance
     t.reduce_mean = True  # mean over the data dimensions; False: half their sum

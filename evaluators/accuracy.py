@@ -15,6 +15,7 @@ import losses
 from datasets import get_dataset, get_source, is_held_out
 from evaluators.work import Numbers, Work
 from experiment import Experiment
+from noise_levels import ratio_range
 from utils import parallel
 from utils.arrays import batch_mul
 from utils.logging import write_atomically
@@ -35,15 +36,14 @@ class AccuracyCurve:
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        config, sde = experiment.config, experiment.sde
+        config = experiment.config
         self._what = f"{config.data.dataset} {config.eval.split}"
         if not is_held_out(config.data, config.eval.split):
             self._what += ", part of the training images"
         self.batch_size = config.eval.batch_size
         self.size = len(get_source(config, config.eval.split))
         self._batches = get_dataset(config, config.eval.split, self.batch_size, shuffle=False)
-        mu, sigma = sde.marginal_coeffs(jnp.array([losses.TRAIN_EPS, sde.T]))
-        self.levels = np.geomspace(*np.asarray(sigma / mu, np.float64), _LEVELS)
+        self.levels = np.geomspace(*ratio_range(experiment.sde), _LEVELS)
 
         @jax.jit
         def judge(rng: jax.Array, params: Any, model_state: Any, batch: losses.Batch) -> jax.Array:

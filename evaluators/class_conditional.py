@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -24,6 +23,7 @@ from guidance import (
     classifier_guidance,
     get_weight_fn,
 )
+from noise_levels import ratio_range
 from sde_lib import Sampler, ScoreFn
 from utils import images, parallel
 from utils.arrays import lookup
@@ -133,8 +133,7 @@ def _load_classifier(config: ml_collections.ConfigDict) -> tuple[Experiment, los
 
 def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[float, float]:
     """Smallest and largest sigma / mu of training, divided by scale, the latter at most `clamp`."""
-    mu, sigma = classifier.sde.marginal_coeffs(jnp.array([losses.TRAIN_EPS, classifier.sde.T]))
-    low, high = (float(x) / scale for x in sigma / mu)
+    low, high = (level / scale for level in ratio_range(classifier.sde))
     if clamp and clamp <= low:
         raise ValueError(
             f"guidance.clamp={clamp} must be larger than the smallest noise level of the "

@@ -20,7 +20,7 @@ TREES = {name.removesuffix(".__init__"): ast.parse(p.read_text()) for name, p in
 LAYERS = [
     {"utils.arrays", "utils.trees", "utils.progress"},
     {"sde_lib"},
-    {"models.utils"},
+    {"models.utils", "noise_levels"},
     {"solvers", "probability_flow"},
     {"losses", "likelihood", "sampling", "guidance", "operators", "masks"},
     {"posterior", "controllable_generation", "denoising"},
@@ -40,8 +40,8 @@ ONLY = {
     "image_metrics": set(),
     "evaluators": {
         *("experiment", "sampling", "likelihood", "probability_flow", "features", "evaluation"),
-        *("image_metrics", "datasets", "losses", "sde_lib", "utils", "controllable_generation"),
-        *("posterior", "operators", "masks", "guidance", "denoising"),
+        *("image_metrics", "datasets", "losses", "noise_levels", "sde_lib", "utils"),
+        *("controllable_generation", "posterior", "operators", "masks", "guidance", "denoising"),
     },
     "features": {"datasets", "data_sources", "evaluation", "models", "utils"},
     "data_sources": set(),
@@ -49,6 +49,7 @@ ONLY = {
     "configs": set(),
     "utils": set(),
     "sde_lib": {"utils.arrays"},
+    "noise_levels": {"sde_lib", "utils.arrays"},
     "sampling": {"sde_lib", "solvers", "probability_flow", "utils.arrays", "utils.progress"},
     "solvers": {"sde_lib", "utils.arrays", "utils.progress"},
     "probability_flow": {"sde_lib", "utils.arrays", "utils.progress"},

@@ -20,8 +20,9 @@ from datasets import get_data_scaler, get_source
 from evaluation import Features
 from evaluators import AccuracyCurve
 from experiment import Experiment, build, load_classifier
-from losses import NoiseLevel, get_classifier_loss_fn
+from losses import get_classifier_loss_fn
 from models.utils import CLASSIFIERS
+from noise_levels import NoiseLevel
 from sde_lib import SDES
 from utils import weight_files
 from utils.arrays import batch_mul

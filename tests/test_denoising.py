@@ -24,9 +24,10 @@ from denoising import (
     tweedie,
 )
 from experiment import SCORE, Experiment, build
-from losses import last_level, score_matching_error
+from losses import score_matching_error
 from models.convert import published_names
 from models.denoising_cnn import DenoisingCNN
+from noise_levels import last_level
 from sde_lib import SDES, VESDE, VPSDE, get_sde, subVPSDE
 from solvers import SOLVERS
 from utils.arrays import batch_mul

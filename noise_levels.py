@@ -1,0 +1,190 @@
+"""The noise levels that a network is trained on: how they are drawn, and how much each counts.
+
+With x_t = mu x_0 + sigma z, z ~ N(0, I), an objective weighs the error of the score at x_t by w:
+
+    score_sde continuous  t ~ U(eps, T), w = 1; with likelihood weighting w = g^2 / sigma^2
+                          (Song et al. 2021, eq. 7; weighting: arXiv 2101.09258)
+    SMLD, DDPM            one of N discrete levels, w = 1 (Song et al. 2021, section 2)
+    EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
+                          which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
+    EDM's VP, VE, iDDPM   sigma / mu as in the other columns of that table, w = 1
+    last level            t = T alone, w = (sigma / mu)^2, which is ||D - x_0||^2 of the denoiser
+    classifier            t ~ U(eps, T); a cross-entropy has no such weight
+
+`losses` has the error itself.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sde_lib import SDE, VESDE, VPSDE, iddpm_sigmas
+from utils.arrays import lookup
+
+# keys (B,) -> the noise levels of a batch
+LevelFn = Callable[[jax.Array], "NoiseLevel"]
+
+TRAIN_EPS = 1e-5  # smallest training time of continuous objectives
+
+
+class NoiseLevel(NamedTuple):
+    """Noise levels of a batch, each (B,): time, signal and noise coefficient, loss weight."""
+
+    t: jax.Array
+    mu: jax.Array
+    sigma: jax.Array
+    weight: jax.Array
+
+
+def ratio_range(sde: SDE) -> tuple[float, float]:
+    """Smallest and largest sigma / mu of the continuous objectives."""
+    mu, sigma = sde.marginal_coeffs(jnp.array([TRAIN_EPS, sde.T]))
+    low, high = (sigma / mu).tolist()
+    return low, high
+
+
+def uniform_levels(
+    sde: SDE, u: jax.Array, eps: float = TRAIN_EPS, likelihood_weighting: bool = False
+) -> NoiseLevel:
+    """Times eps + u (T - eps) for u: (B,) in [0, 1)."""
+    t = eps + u * (sde.T - eps)
+    mu, sigma = sde.marginal_coeffs(t)
+    if not likelihood_weighting:
+        return NoiseLevel(t, mu, sigma, jnp.ones_like(t))
+    _, g = sde.sde(jnp.zeros_like(t), t)
+    return NoiseLevel(t, mu, sigma, (g / sigma) ** 2)
+
+
+def importance_levels(sde: SDE, u: jax.Array, eps: float = TRAIN_EPS) -> NoiseLevel:
+    """Times in [eps, T] with density proportional to g^2 / sigma^2, for u: (B,) in [0, 1).
+
+    The loss has the expectation of `uniform_levels` with likelihood weighting, while its weight is
+    the same for all times (Song et al. 2021, arXiv 2101.09258, variance reduction by importance
+    sampling). For every SDE with linear drift g^2 / sigma^2 is the derivative of
+    log(sigma^2 / mu^2), so that this is a uniform log-SNR.
+    """
+    first, last = sde.log_snr(jnp.asarray([eps, sde.T]))
+    t = jnp.clip(sde.time_of_log_snr(first + u * (last - first)), eps, sde.T)
+    mu, sigma = sde.marginal_coeffs(t)
+    return NoiseLevel(t, mu, sigma, jnp.full_like(t, (first - last) / (sde.T - eps)))
+
+
+def discrete_levels(sde: SDE, k: jax.Array) -> NoiseLevel:
+    """Levels k: (B,) of the discrete chain, 0 the cleanest (SMLD and DDPM).
+
+    Raises:
+      NotImplementedError: if the SDE has no discrete chain to train on.
+    """
+    mu, sigma = sde.discrete_coeffs(k)
+    return NoiseLevel(k * (sde.T / (sde.N - 1)), mu, sigma, jnp.ones_like(sigma))
+
+
+def ratio_levels(sde: SDE, ratio: jax.Array, sigma_data: float | None = None) -> NoiseLevel:
+    """Levels with the noise-to-signal ratios sigma / mu, (B,), as far as the SDE reaches.
+
+    Beyond either end the level at that end is taken. The weight is 1, or with sigma_data EDM's.
+    """
+    t = jnp.clip(sde.time_of_log_snr(-2 * jnp.log(ratio)), TRAIN_EPS, sde.T)
+    mu, sigma = sde.marginal_coeffs(t)
+    excess = 0.0 if sigma_data is None else (sigma / mu / sigma_data) ** 2
+    return NoiseLevel(t, mu, sigma, jnp.ones_like(t) + excess)
+
+
+def edm_levels(
+    sde: SDE, n: jax.Array, p_mean: float, p_std: float, sigma_data: float
+) -> NoiseLevel:
+    """Ratios exp(p_mean + p_std n), n: (B,) standard normal (Karras et al. 2022, table 1)."""
+    return ratio_levels(sde, jnp.exp(p_mean + p_std * n), sigma_data)
+
+
+def edm_vp_levels(sde: SDE, u: jax.Array, beta_min: float, beta_max: float) -> NoiseLevel:
+    """Ratios of the VP SDE at times 1 + u (TRAIN_EPS - 1), u: (B,) in [0, 1) (same table)."""
+    mu, sigma = VPSDE(beta_min, beta_max).marginal_coeffs(1 + u * (TRAIN_EPS - 1))
+    return ratio_levels(sde, sigma / mu)
+
+
+def edm_ve_levels(sde: SDE, u: jax.Array, sigma_min: float, sigma_max: float) -> NoiseLevel:
+    """Log-uniform ratios between sigma_min and sigma_max, u: (B,) in [0, 1) (same table)."""
+    return ratio_levels(sde, VESDE(sigma_min, sigma_max).marginal_coeffs(u)[1])
+
+
+def edm_iddpm_levels(sde: SDE, u: jax.Array) -> NoiseLevel:
+    """Ratios that are levels of iDDPM, each as probable, u: (B,) in [0, 1) (same table)."""
+    sigmas = jnp.asarray(iddpm_sigmas()[:-1], jnp.float32)  # the last is 0
+    return ratio_levels(sde, sigmas[(u * len(sigmas)).astype(jnp.int32)])
+
+
+def last_level(sde: SDE, u: jax.Array) -> NoiseLevel:
+    """The level at T for all of u: (B,), weighted so that the loss is that of the denoiser.
+
+    With D = (x_T + sigma^2 score) / mu it is ||D - x_0||^2: a network trained so removes noise of
+    standard deviation sigma / mu, and knows no other level.
+    """
+    t = jnp.full_like(u, sde.T)
+    mu, sigma = sde.marginal_coeffs(t)
+    return NoiseLevel(t, mu, sigma, (sigma / mu) ** 2)
+
+
+def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> LevelFn:
+    """How the configured objective draws noise levels: keys (B,) -> NoiseLevel.
+
+    Raises:
+      ValueError: for an unknown objective, or switches that exclude each other.
+    """
+    t = config.training
+    objectives = {"score": None} | OBJECTIVES
+    row = lookup(objectives, t.objective, "training.objective")
+    if t.likelihood_weighting and (row or not t.continuous):
+        raise ValueError(
+            "training.likelihood_weighting=True weights the continuous objective; set "
+            "training.continuous=True and training.objective='score', or turn it off"
+        )
+    if t.importance_sampling and not t.likelihood_weighting:
+        raise ValueError(
+            "training.importance_sampling=True draws times for the likelihood weighting; set "
+            "training.likelihood_weighting=True, or turn it off"
+        )
+    if row:
+        if not t.continuous:
+            raise ValueError(f"training.objective={t.objective!r} needs training.continuous=True")
+        draw, levels, fields = row
+        constants = [config[section][key] for section, key in fields]
+        return lambda keys: levels(sde, jax.vmap(draw)(keys), *constants)
+    uniform = jax.vmap(jax.random.uniform)
+    if t.importance_sampling:
+        return lambda keys: importance_levels(sde, uniform(keys))
+    if t.continuous:
+        weighting = t.likelihood_weighting
+        return lambda keys: uniform_levels(sde, uniform(keys), likelihood_weighting=weighting)
+    try:
+        sde.discrete_coeffs(jnp.zeros((), jnp.int32))
+    except NotImplementedError as e:
+        raise ValueError(f"training.sde={t.sde!r}: {e}") from e
+    randint = jax.vmap(lambda key: jax.random.randint(key, (), 0, sde.N))
+    return lambda keys: discrete_levels(sde, randint(keys))
+
+
+# objective -> (what is drawn for each example, levels of it, further arguments: fields of a config)
+OBJECTIVES = {
+    "edm": (
+        jax.random.normal,
+        edm_levels,
+        (("training", "p_mean"), ("training", "p_std"), ("model", "sigma_data")),
+    ),
+    "edm_vp": (
+        jax.random.uniform,
+        edm_vp_levels,
+        (("model", "beta_min"), ("model", "beta_max")),
+    ),
+    "edm_ve": (
+        jax.random.uniform,
+        edm_ve_levels,
+        (("model", "sigma_min"), ("model", "sigma_max")),
+    ),
+    "edm_iddpm": (jax.random.uniform, edm_iddpm_levels, ()),
+    "last_level": (jax.random.uniform, last_level, ()),
+    "classifier": (jax.random.uniform, uniform_levels, ()),
+}
