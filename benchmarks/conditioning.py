@@ -81,10 +81,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="runs/conditioning", help="folder for the results")
     parser.add_argument("--checkpoint", default="pretrained/mnist_ve", help="the score network")
-    parser.add_argument("--num", type=int, default=1000, help="samples of given classes")
+    parser.add_argument("--num", type=int, default=500, help="samples of given classes")
     parser.add_argument("--images", type=int, default=32, help="digits to complete and restore")
-    parser.add_argument("--method", default="heun", help="config.sampling.method")
-    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--method", default="dpmpp_2m_sde", help="config.sampling.method")
+    parser.add_argument("--steps", type=int, default=35)
     args = parser.parse_args()
     config = load_config("configs/ve/mnist.py")
     config.eval.checkpoint, config.eval.num_samples = args.checkpoint, args.num

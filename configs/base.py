@@ -82,7 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
     e.mask_amount = "light"  # fraction hidden by masks of any size: a row of masks.AMOUNTS
     e.resampling_steps = 0  # "inpaint" with "pc": RePaint's returns, for the corrector; 0: none
     e.resampling_jump = 10  # steps of each return
-    e.known_likelihood = "pigdm"  # "inpaint", "colorize": steers besides imposing; "": none
+    e.known_likelihood = "mmps"  # "inpaint", "colorize": steers besides imposing; "": none
     e.color_basis = "rgb_mean"  # "colorize", operator "grayscale": a row of operators.COLOR_BASES
     e.operator = "block_mean"  # "restore": a row of operators.OPERATORS
     e.operator_factor = 4  # "block_mean": pixels of a block's side
@@ -91,7 +91,7 @@ def get_config() -> ml_collections.ConfigDict:
     e.operator_angle = 45.0  # "motion_blur": degrees, anticlockwise from the rows
     e.operator_fraction = 0.25  # "random_projection": their number / values of an image
     e.measurement_std = 0.05  # "restore": standard deviation of the noise, for images in [0, 1]
-    e.likelihood = "pigdm"  # "restore": a row of posterior.LIKELIHOODS
+    e.likelihood = "mmps"  # "restore": a row of posterior.LIKELIHOODS
     e.likelihood_iterations = 0  # of conjugate gradients; 0: "pigdm" 20, "mmps" 3
     e.gamma = 0.1  # "sda": some 0.1 |A A^T|; for means of f x f pixels, 0.1 / f^2
     e.zeta = 30.0  # "dps": strength

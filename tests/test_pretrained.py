@@ -1,0 +1,60 @@
+"""The weights that ship: they fit their configs, and are what they are said to be."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import experiment
+from datasets import get_data_scaler, get_source
+from denoising import tweedie
+from utils.arrays import batch_mul
+
+FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
+SCORES = {"mnist_ve": "ve.mnist", "photographs_ve": "ve.photographs"}
+
+
+def test_they_are_small_and_no_others():
+    assert {path.name for path in FOLDER.iterdir() if path.is_dir()} == {
+        *SCORES,
+        "mnist_classifier",
+    }
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 8e6
+
+
+def examples(config, n):
+    """The first test images, in the model's range, and their labels."""
+    source = get_source(config, "test")
+    x = np.stack([source[i]["image"] for i in range(n)]).astype(np.float32) / 255
+    return get_data_scaler(config)(x), np.array([source[i]["label"] for i in range(n)])
+
+
+@pytest.mark.parametrize("name, module", SCORES.items())
+def test_score_networks_denoise(name, module):
+    """At each level far better than the best that knows only the mean and variance of the data."""
+    config = importlib.import_module(f"configs.{module}").get_config()
+    config.eval.checkpoint = str(FOLDER / name)
+    trained = experiment.build(config)
+    state, _ = trained.load("")
+    score_fn = trained.score_fn(state.params_ema, state.model_state)
+    x, _ = examples(config, 32)
+    denoise = jax.jit(lambda y, sigma: tweedie(trained.sde, score_fn, y, sigma), static_argnums=1)
+    for sigma, share in ((0.1, 0.5), (0.4, 0.4)):
+        noise = sigma * np.random.default_rng(0).standard_normal(x.shape, np.float32)
+        error = np.mean((np.asarray(denoise(x + noise, sigma)) - x) ** 2)
+        v = x.var()
+        assert error < share * v * sigma**2 / (v + sigma**2), (sigma, error)
+
+
+def test_classifier_tells_digits_with_and_without_noise():
+    trained, state = experiment.load_classifier(str(FOLDER / "mnist_classifier"))
+    classify = jax.jit(trained.classifier_fn(state.params_ema, state.model_state))
+    x, labels = examples(trained.config, 200)
+    for level, accuracy in ((0.01, 0.98), (0.4, 0.95)):
+        sigma = jnp.full(len(x), level)
+        noise = jax.random.normal(jax.random.key(0), x.shape)
+        found = np.argmax(classify(x + batch_mul(sigma, noise), sigma), -1)
+        assert (found == labels).mean() >= accuracy, level
