@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     e.langevin_steps = 200  # denoiser "langevin": steps
     e.images = ""  # folder whose images "denoise", "inpaint", ... take; "": those of eval.split
     e.num_conditioned = 8  # images that these take
-    e.samples_per_image = 4  # samples that they draw for each
+    e.samples_per_image = 8  # samples that they draw for each
     e.mask = "box"  # "inpaint", operator "mask": a row of masks.MASKS, or a PNG (white is known)
     e.mask_amount = "light"  # fraction hidden by masks of any size: a row of masks.AMOUNTS
     e.resampling_steps = 0  # "inpaint" with "pc": RePaint's returns, for the corrector; 0: none
