@@ -2,10 +2,10 @@
 
     python main.py --config configs/edm/mnist.py --mode train
 
-Add --config.model.num_classes=10 for a network that is told the digit. The noise levels between
+edm/mnist_conditional is told the digit. The noise levels between
 0.002 and 32, their mean and sigma_data are those of these digits in [-1, 1]; EDM's own are in
 edm/cifar10. The network and its training are those of ve/mnist, which take 11 minutes on two CPU
-cores. Here: not run in full.
+cores. Here: not run in full, but edm/mnist_conditional was.
 """
 
 import ml_collections

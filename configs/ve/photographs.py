@@ -3,7 +3,9 @@
     python main.py --config configs/ve/photographs.py --mode train
 
 The network of ve/mnist, in colour, on 1,206 tiles of four photographs inside scikit-image: small
-enough for a laptop, and something to colorize with. It knows those four and little else.
+enough for a laptop, and something to colorize with. It knows those four and little else. Measured
+on two cores of a Xeon, in part shared with others: 42 minutes; colorization of tiles of two other
+photographs 16.7 (gray) to 21.2 dB.
 """
 
 import ml_collections
