@@ -6,8 +6,8 @@ white whatever the model's range is. A sampler is given nothing but the measurem
 What is known exactly is imposed by a projection, which draws the known part of x_t from its kernel,
 and a likelihood steers the rest (`eval.known_likelihood`). Given y the two parts are independent:
 both together draw from p(x_t | y) as far as the likelihood is right. With the projection alone the
-score sees y through the noise of x_t only, and the rest often does not fit. Both together are the
-manifold constraint of Chung et al. 2022 (arXiv 2206.00941).
+score sees y through the noise of x_t only, and the rest often does not fit (Chung et al. 2022,
+arXiv 2206.00941, who add a gradient as well).
 """
 
 import abc
