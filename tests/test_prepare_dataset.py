@@ -294,14 +294,9 @@ def test_a_run_that_is_killed_leaves_no_result_and_no_process(tmp_path, how):
     for i in range(4, 3000):  # half a minute of work
         os.link(tmp_path / "images" / f"{i % 4}.png", tmp_path / "images" / f"{i}.png")
     command = ["-m", "tools.prepare_dataset", source, str(tmp_path / "out"), "--size", "200"]
-    process = subprocess.Popen(
-        [sys.executable, *command, "--workers", "2"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, a shell has made them deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # Where the tests run in the background, a shell has made them and theirs deaf to Ctrl-C.
+    command = ["env", "--default-signal=INT", sys.executable, *command, "--workers", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     records = lambda: list(tmp_path.glob(".out.*.tmp/*.array_record"))  # noqa: E731
     while process.poll() is None and not records():
         time.sleep(0.05)
