@@ -92,7 +92,7 @@ def main() -> None:
     photographs.eval.checkpoint = "pretrained/photographs_ve"
     for c in (config, photographs):
         c.sampling.method, c.sampling.steps = args.method, args.steps
-        c.eval.num_conditioned = args.images
+        c.eval.num_conditioned, c.eval.samples_per_image = args.images, 4
     try:
         print("\n".join(measure(config, photographs, args.workdir)))
     except ValueError as e:
