@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from masks import check_mask
-from operators import color_basis, luma_weights
-from sampling import Corrector, Predictor, get_pc_sampler
-from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
-from utils.arrays import batch_mul
+from scorax.conditioning.masks import check_mask
+from scorax.conditioning.operators import color_basis, luma_weights
+from scorax.sampling import Corrector, Predictor, get_pc_sampler
+from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
+from scorax.utils.arrays import batch_mul
 
 # A score of x_t -> the score given something else as well.
 Condition = Callable[[ScoreFn], ScoreFn]
@@ -83,7 +83,7 @@ def colorization_projection(
     Args:
       sde: the SDE of the sampler.
       gray: the luma (B, H, W, 1) with the weights of the basis (`operators.luma`), or (1, H, W, 1).
-      basis: of `operators.COLOR_BASES`.
+      basis: of `conditioning.COLOR_BASES`.
       published: see `inpainting_projection`.
 
     Raises:
@@ -163,7 +163,7 @@ def get_pc_colorizer(
 
     Args:
       sde, predictor, corrector: see `sampling.get_pc_sampler`.
-      basis: of `operators.COLOR_BASES`: which mean of R, G and B the gray image is.
+      basis: of `conditioning.COLOR_BASES`: which mean of R, G and B the gray image is.
       published: reproduce score_sde (whose eps is 1e-5 for every SDE).
       pc_options: the other arguments of `sampling.get_pc_sampler`.
 

@@ -26,24 +26,24 @@ import ml_collections
 import numpy as np
 import optax
 
-from experiment import Experiment, build
-from losses import State
-from models.convert import (
-    from_flax_params,
-    from_torch_state_dict,
-    published_names,
-    to_torch_state_dict,
-)
-from models.diffusers_names import (
+from scorax.experiment import Experiment, build
+from scorax.losses import State
+from scorax.sde_lib import get_sde
+from scorax.utils.arrays import lookup
+from scorax.utils.checkpoints import Checkpoints, check_config
+from scorax.weights import formats, torch_files
+from scorax.weights.diffusers_names import (
     check_unet_config,
     from_diffusers_state_dict,
     get_unet_config,
     to_diffusers_state_dict,
 )
-from sde_lib import get_sde
-from utils import torch_files, weight_files
-from utils.arrays import lookup
-from utils.checkpoints import Checkpoints, check_config
+from scorax.weights.state_dicts import (
+    from_flax_params,
+    from_torch_state_dict,
+    published_names,
+    to_torch_state_dict,
+)
 
 Config = ml_collections.ConfigDict
 Tree = dict[str, Any]
@@ -87,11 +87,11 @@ def read_weights(source: str, config: Config) -> Weights:
       ValueError: if the file is damaged, or is not that of the configured network; it lists names
         that are missing or left over.
     """
-    format = weight_files.detect(source)
+    format = formats.detect(source)
     try:
         return READERS[format](source, config)
     except (LookupError, TypeError, AttributeError) as e:
-        what = weight_files.FORMATS[format]
+        what = formats.FORMATS[format]
         raise ValueError(f"{source} is not laid out as {what} ({e!r}); get the file again") from e
     except ValueError as e:
         where = "" if source in str(e) else f"{source}: "
@@ -237,7 +237,7 @@ def _torch_moments(
 
 
 def _read_flax(source: str, config: Config) -> Weights:
-    file = weight_files.read_msgpack(source)
+    file = formats.read_msgpack(source)
     _require(file, ("optimizer", "params_ema", "step"))
     optimizer, states = file["optimizer"], file["optimizer"]["state"]
     for tree in (file["params_ema"], optimizer["target"], states["param_states"]):
@@ -260,13 +260,13 @@ def _read_flax(source: str, config: Config) -> Weights:
 
 
 def _read_diffusers(source: str, config: Config) -> Weights:
-    unet_config, arrays, metadata = weight_files.read_diffusers(source)
+    unet_config, arrays, metadata = formats.read_diffusers(source)
     check_unet_config(unet_config, config)
     return _one_set(from_diffusers_state_dict(arrays, config), metadata, config)
 
 
 def _read_safetensors(source: str, config: Config) -> Weights:
-    arrays, metadata = weight_files.read_safetensors(source)
+    arrays, metadata = formats.read_safetensors(source)
     return _one_set(from_torch_state_dict(arrays, config), metadata, config)
 
 
@@ -316,19 +316,19 @@ def _write_diffusers(
         },
     }
     arrays = to_diffusers_state_dict(params, config)
-    weight_files.write_diffusers(target, files, arrays, metadata)
+    formats.write_diffusers(target, files, arrays, metadata)
 
 
 def _write_safetensors(
     target: str, params: Tree, config: Config, metadata: Mapping[str, str]
 ) -> None:
-    weight_files.write_safetensors(target, to_torch_state_dict(params, config), metadata)
+    formats.write_safetensors(target, to_torch_state_dict(params, config), metadata)
 
 
 def _write_exported(target: str, params: Tree, config: Config, metadata: Mapping[str, str]) -> None:
     arrays = flax.traverse_util.flatten_dict({"params": params}, sep="/")
     saved, metadata = json.loads(metadata["config"]), {"step": metadata["step"]}
-    weight_files.write_exported(target, saved, arrays, metadata)
+    formats.write_exported(target, saved, arrays, metadata)
 
 
 READERS: dict[str, Callable[[str, Config], Weights]] = {

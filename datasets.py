@@ -18,7 +18,7 @@ import grain
 import ml_collections
 import numpy as np
 
-from data_sources import (
+from scorax.data_sources import (
     array_records,
     cifar10,
     digits,
@@ -30,8 +30,8 @@ from data_sources import (
     tfds_source,
     tfrecords,
 )
-from utils import parallel
-from utils.arrays import lookup
+from scorax.utils import parallel
+from scorax.utils.arrays import lookup
 
 Batch = dict[str, np.ndarray]
 

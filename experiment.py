@@ -19,11 +19,10 @@ import ml_collections
 import numpy as np
 import optax
 
-import losses
-import sampling
-from configs import base
-from guidance import ClassifierFn
-from models.utils import (
+from scorax import losses, sampling
+from scorax.conditioning.guidance import ClassifierFn
+from scorax.configs import base
+from scorax.models.utils import (
     CLASSIFIERS,
     Parametrization,
     get_model,
@@ -31,10 +30,11 @@ from models.utils import (
     get_score_fn,
     init_model,
 )
-from noise_levels import get_level_fn
-from sde_lib import SDE, ScoreFn, get_sde
-from utils import parallel, weight_files
-from utils.checkpoints import Checkpoints, check_config, fill
+from scorax.noise_levels import get_level_fn
+from scorax.sde_lib import SDE, ScoreFn, get_sde
+from scorax.utils import parallel
+from scorax.utils.checkpoints import Checkpoints, check_config, fill
+from scorax.weights import formats
 
 _log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class Experiment:
         """
         checkpoint = self.config.eval.checkpoint
         if checkpoint and not checkpoint.isdecimal():
-            if not weight_files.is_exported(checkpoint):
+            if not formats.is_exported(checkpoint):
                 raise ValueError(
                     f"eval.checkpoint={checkpoint!r} is no step of a run, and no directory of "
                     "exported weights; leave it empty for the latest step in --workdir"
@@ -224,7 +224,7 @@ class Experiment:
         return directory
 
     def _load_exported(self, path: str) -> tuple[losses.State, dict]:
-        saved, arrays, metadata = weight_files.read_exported(path)
+        saved, arrays, metadata = formats.read_exported(path)
         try:
             check_config(saved, self.config.to_dict(), training=False)
         except ValueError as e:
@@ -308,7 +308,7 @@ def load_classifier(directory: str, checkpoint: str = "") -> tuple[Experiment, l
             "--config configs/classifier/mnist.py --mode train, and name the directory of its run "
             "(runs/classifier/mnist)"
         )
-    if exported := weight_files.is_exported(directory):
+    if exported := formats.is_exported(directory):
         if checkpoint:
             raise ValueError(
                 f"guidance.checkpoint={checkpoint!r}, but guidance.classifier={directory!r} holds "

@@ -4,9 +4,9 @@ Song et al. 2021, section 4.3 and appendix D.2:
 
     log p_0(x) = log p_T(z) + integral of div(dx/dt) dt from eps to T
 
-with z the end of the flow (probability_flow.py) that starts at x. The divergence, the trace of the
-drift's Jacobian J, is exact (one product with J for each dimension) or estimated as the mean over
-probes e of e^T J e (Skilling-Hutchinson), where e has independent entries of mean 0 and
+with z the end of the flow (`solvers.probability_flow`) that starts at x. The divergence, the trace
+of the drift's Jacobian J, is exact (one product with J for each dimension) or estimated as the mean
+over probes e of e^T J e (Skilling-Hutchinson), where e has independent entries of mean 0 and
 variance 1. All probes are integrated together with x and stay the same during the solve, so that
 each gives an unbiased estimate of the whole integral and their spread a standard error.
 
@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from datasets import get_data_inverse_scaler
-from probability_flow import Field, Integrator, get_drift, get_integrator_settings
-from sde_lib import SDE, ScoreFn
-from utils.arrays import lookup
+from scorax.datasets import get_data_inverse_scaler
+from scorax.sde_lib import SDE, ScoreFn
+from scorax.solvers.probability_flow import Field, Integrator, get_drift, get_integrator_settings
+from scorax.utils.arrays import lookup
 
 # Above so many dimensions the exact trace is refused: it costs that many products for each step.
 EXACT_DIMENSIONS = 256

@@ -25,10 +25,10 @@ import ml_collections
 import optax
 from jax import lax
 
-from models.utils import Parametrization, get_score_fn
-from noise_levels import LevelFn, NoiseLevel
-from sde_lib import SDE, ScoreFn
-from utils.arrays import batch_mul, lookup
+from scorax.models.utils import Parametrization, get_score_fn
+from scorax.noise_levels import LevelFn, NoiseLevel
+from scorax.sde_lib import SDE, ScoreFn
+from scorax.utils.arrays import batch_mul, lookup
 
 Tree = Any
 Batch = dict[str, jax.Array]

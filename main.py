@@ -7,8 +7,8 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from configs import base
-from utils import command_line
+from scorax.configs import base
+from scorax.utils import command_line
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -39,8 +39,8 @@ def run() -> None:
     if FLAGS.config is None or FLAGS.mode is None:
         example = "python main.py --config configs/ve/mnist.py --mode train"
         raise ValueError(f"give --config and --mode, as in: {example}")
-    import run_lib  # after the flags: --help needs no JAX
-    from utils import parallel
+    from scorax import run_lib  # after the flags: --help needs no JAX
+    from scorax.utils import parallel
 
     parallel.initialize()
     workdir = FLAGS.workdir or default_workdir(config_flags.get_config_filename(FLAGS["config"]))

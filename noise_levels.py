@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sde_lib import SDE, VESDE, VPSDE, iddpm_sigmas
-from utils.arrays import lookup
+from scorax.sde_lib import SDE, VESDE, VPSDE, iddpm_sigmas
+from scorax.utils.arrays import lookup
 
 # keys (B,) -> the noise levels of a batch
 LevelFn = Callable[[jax.Array], "NoiseLevel"]

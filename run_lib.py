@@ -25,16 +25,15 @@ import jax
 import ml_collections
 import numpy as np
 
-import evaluators
-import losses
-from datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
-from evaluators import EVALUATORS, AccuracyCurve, ImageSampler
-from experiment import CLASSIFIER, Experiment, build
-from utils import images, parallel
-from utils.checkpoints import Checkpoints, check_config
-from utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
-from utils.rounds import Stopped
-from utils.signals import StopSignal
+from scorax import evaluators, losses
+from scorax.datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
+from scorax.evaluators import EVALUATORS, AccuracyCurve, ImageSampler
+from scorax.experiment import CLASSIFIER, Experiment, build
+from scorax.utils import images, parallel
+from scorax.utils.checkpoints import Checkpoints, check_config
+from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
+from scorax.utils.rounds import Stopped
+from scorax.utils.signals import StopSignal
 
 log = logging.getLogger(__name__)
 

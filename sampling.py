@@ -17,11 +17,11 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from probability_flow import get_integrator_settings, get_ode_sampler
-from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
-from solvers import SOLVERS
-from utils.arrays import batch_mul, example_norm, lookup
-from utils.progress import Observer, observe
+from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
+from scorax.solvers import SOLVERS
+from scorax.solvers.probability_flow import get_integrator_settings, get_ode_sampler
+from scorax.utils.arrays import batch_mul, example_norm, lookup
+from scorax.utils.progress import Observer, observe
 
 
 class Predictor(abc.ABC):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from utils.arrays import batch_mul, lookup
+from scorax.utils.arrays import batch_mul, lookup
 
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
 Pair = tuple[jax.Array, jax.Array]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from utils.logging import versions
+from scorax.utils.logging import versions
 
 
 class Row(NamedTuple):

@@ -16,9 +16,9 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-import run_lib
 from benchmarks.common import load_config
-from features import get_feature_extractor
+from scorax import run_lib
+from scorax.metrics.features import get_feature_extractor
 
 OPERATORS = ("block_mean", "gaussian_blur", "random_projection")
 HALVES = {

@@ -21,10 +21,10 @@ import numpy as np
 import PIL
 from PIL import Image
 
-import datasets
-from configs import base
-from data_sources import array_records
-from utils.logging import versions
+from scorax import datasets
+from scorax.configs import base
+from scorax.data_sources import array_records
+from scorax.utils.logging import versions
 
 LAYERS = ((4, 0.5), (16, 0.25), (64, 0.15), (0, 0.1))  # pixels of the noise (0: all), its share
 

@@ -21,13 +21,13 @@ import jax
 import ml_collections
 import numpy as np
 
-import run_lib
-from data_sources import mnist
-from evaluation import feature_statistics, frechet_distance
-from experiment import load_config
-from features import FeatureExtractor, classifier_extractor, trained_classifier
-from neighbour_metrics import nearest_distances
-from utils.logging import versions, write_json
+from scorax import run_lib
+from scorax.data_sources import mnist
+from scorax.experiment import load_config
+from scorax.metrics.feature_sets import feature_statistics, frechet_distance
+from scorax.metrics.features import FeatureExtractor, classifier_extractor, trained_classifier
+from scorax.metrics.neighbours import nearest_distances
+from scorax.utils.logging import versions, write_json
 
 BATCH_SIZE = 512  # digits that are classified at a time
 

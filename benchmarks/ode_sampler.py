@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
-import experiment
 from benchmarks import common
-from probability_flow import get_decoder, get_drift
-from sde_lib import SDE, VPSDE
-from utils.arrays import batch_mul
-from utils.checkpoints import Checkpoints
-from utils.logging import versions
+from scorax import experiment
+from scorax.sde_lib import SDE, VPSDE
+from scorax.solvers.probability_flow import get_decoder, get_drift
+from scorax.utils.arrays import batch_mul
+from scorax.utils.checkpoints import Checkpoints
+from scorax.utils.logging import versions
 
 TOLERANCE = 1e-5
 # what is measured -> settings of the sampler

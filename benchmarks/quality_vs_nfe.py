@@ -26,18 +26,18 @@ import matplotlib.pyplot as plt
 import ml_collections
 import numpy as np
 
-import sampling
 from benchmarks import mnist_quality
-from configs import base
-from datasets import get_data_inverse_scaler
-from evaluation import feature_statistics, frechet_distance
-from experiment import build
-from point_metrics import wasserstein
-from sde_lib import SDE, SDES, ScoreFn
-from utils import images
-from utils.arrays import batch_mul
-from utils.checkpoints import Checkpoints
-from utils.logging import progress_bar, versions, write_json
+from scorax import sampling
+from scorax.configs import base
+from scorax.datasets import get_data_inverse_scaler
+from scorax.experiment import build
+from scorax.metrics.feature_sets import feature_statistics, frechet_distance
+from scorax.metrics.points import wasserstein
+from scorax.sde_lib import SDE, SDES, ScoreFn
+from scorax.utils import images
+from scorax.utils.arrays import batch_mul
+from scorax.utils.checkpoints import Checkpoints
+from scorax.utils.logging import progress_bar, versions, write_json
 
 # Evaluations of the few-step solvers, steps of predictor-corrector, tolerances of the adaptive
 # ones; for a network the ones in between.

@@ -10,9 +10,8 @@ import argparse
 import jax
 import numpy as np
 
-import run_lib
-import sampling
 from benchmarks import common
+from scorax import run_lib, sampling
 
 
 def measure(path: str, batch_size: int, steps: int, rounds: int) -> None:

@@ -8,9 +8,8 @@ import argparse
 import jax
 import numpy as np
 
-import losses
-import run_lib
 from benchmarks import common
+from scorax import losses, run_lib
 
 
 def measure(path: str, batch_size: int, rounds: int) -> None:

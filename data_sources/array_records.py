@@ -18,7 +18,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from data_sources.arrays import check_split
+from scorax.data_sources.arrays import check_split
 
 INFO = "info.json"
 LABEL = struct.Struct("<i")

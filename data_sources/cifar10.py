@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_sources import resizing, tfds_source
-from data_sources.arrays import ArraySource, check_split
-from data_sources.tfds_source import TfdsSource
+from scorax.data_sources import resizing, tfds_source
+from scorax.data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.tfds_source import TfdsSource
 
 FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),

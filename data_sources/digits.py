@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.arrays import ArraySource, check_split
 
 TRAIN_SIZE = 1500
 

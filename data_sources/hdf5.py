@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data_sources.arrays import check_images, find_arrays, find_file, read_labels
+from scorax.data_sources.arrays import check_images, find_arrays, find_file, read_labels
 
 
 class HDF5Source:

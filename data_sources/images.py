@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_sources.arrays import check_split
-from data_sources.files import Files, open_files
-from data_sources.layouts import list_examples
-from data_sources.resizing import crop_resize
+from scorax.data_sources.arrays import check_split
+from scorax.data_sources.files import Files, open_files
+from scorax.data_sources.layouts import list_examples
+from scorax.data_sources.resizing import crop_resize
 
 MODES = {1: "L", 3: "RGB"}  # PIL's name of an image with this many channels
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")

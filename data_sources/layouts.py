@@ -17,8 +17,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from data_sources.arrays import SPLIT_NAMES
-from data_sources.files import Files, Zip
+from scorax.data_sources.arrays import SPLIT_NAMES
+from scorax.data_sources.files import Files, Zip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABELS = "dataset.json"

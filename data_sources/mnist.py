@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_sources import tfds_source
-from data_sources.arrays import ArraySource, check_split
-from data_sources.tfds_source import TfdsSource
+from scorax.data_sources import tfds_source
+from scorax.data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.tfds_source import TfdsSource
 
 PREFIX = {"train": "train", "test": "t10k"}  # of the file names of a split
 IMAGE_SIZE = 28  # pixels, height and width

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_sources.arrays import ArraySource, find_arrays, find_file, read_labels
+from scorax.data_sources.arrays import ArraySource, find_arrays, find_file, read_labels
 
 
 def load(dir: str, split: str) -> ArraySource:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.arrays import ArraySource, check_split
 
 FILES = {  # files of the folder skimage/data
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),

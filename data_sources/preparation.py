@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_sources import array_records, resizing, tfrecords
-from data_sources.arrays import SPLITS
-from data_sources.files import open_files
-from data_sources.images import MODES, check_image, decode_image
-from data_sources.layouts import list_examples
+from scorax.data_sources import array_records, resizing, tfrecords
+from scorax.data_sources.arrays import SPLITS
+from scorax.data_sources.files import open_files
+from scorax.data_sources.images import MODES, check_image, decode_image
+from scorax.data_sources.layouts import list_examples
 
 FULL_SIZE = 2**16  # pixels: more than a JPEG can have, which is then decoded in full
 SKIPPED = "skipped.txt"  # what was left out, one message a line

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_sources import resizing
-from data_sources.arrays import check_split
+from scorax.data_sources import resizing
+from scorax.data_sources.arrays import check_split
 
 
 class Published(NamedTuple):

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_sources import tfds_source
-from data_sources.arrays import check_split
-from data_sources.crc32c import masked_crc32c
-from data_sources.tfds_source import TfdsSource
+from scorax.data_sources import tfds_source
+from scorax.data_sources.arrays import check_split
+from scorax.data_sources.crc32c import masked_crc32c
+from scorax.data_sources.tfds_source import TfdsSource
 
 HEADER = struct.Struct("<QI")  # length, checksum of its 8 bytes
 FOOTER = struct.Struct("<I")  # checksum of the data

@@ -5,25 +5,25 @@ import json
 import os
 from collections.abc import Sequence
 
-from datasets import get_source
-from evaluators.accuracy import AccuracyCurve, evaluate_accuracy
-from evaluators.class_conditional import (
+from scorax.datasets import get_source
+from scorax.evaluators.accuracy import AccuracyCurve, evaluate_accuracy
+from scorax.evaluators.class_conditional import (
     check_class_conditional,
     evaluate_class_conditional,
     get_guide_inputs,
 )
-from evaluators.conditional import check_conditional, evaluate_conditional
-from evaluators.denoising import check_denoise, evaluate_denoise
-from evaluators.held_out import check_bpd, evaluate_bpd, evaluate_loss
-from evaluators.image_sampler import ImageSampler
-from evaluators.latents import evaluate_encode, evaluate_interpolate, get_codec
-from evaluators.originals import get_originals
-from evaluators.problems import Colorization, Inpainting, Problem, Restoration
-from evaluators.quality import check_fd, evaluate_fd
-from evaluators.samples import evaluate_samples, read_settings
-from evaluators.work import Evaluator, Numbers, rounds_folder
-from experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
-from utils.arrays import lookup
+from scorax.evaluators.conditional import check_conditional, evaluate_conditional
+from scorax.evaluators.context import Evaluator, Numbers, rounds_folder
+from scorax.evaluators.denoising import check_denoise, evaluate_denoise
+from scorax.evaluators.held_out import check_bpd, evaluate_bpd, evaluate_loss
+from scorax.evaluators.image_sampler import ImageSampler
+from scorax.evaluators.latents import evaluate_encode, evaluate_interpolate, get_codec
+from scorax.evaluators.originals import get_originals
+from scorax.evaluators.problems import Colorization, Inpainting, Problem, Restoration
+from scorax.evaluators.quality import check_fd, evaluate_fd
+from scorax.evaluators.samples import evaluate_samples, read_settings
+from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
+from scorax.utils.arrays import lookup
 
 __all__ = ["EVALUATORS", "REPORT", "AccuracyCurve", "Evaluator", "ImageSampler", "check"]
 __all__ += ["in_order", "read_report", "rounds_folder"]

@@ -11,14 +11,14 @@ import numpy as np
 from jax import lax
 from matplotlib.figure import Figure
 
-import losses
-from datasets import get_dataset, get_source, is_held_out
-from evaluators.work import Numbers, Work
-from experiment import Experiment
-from noise_levels import ratio_range
-from utils import parallel
-from utils.arrays import batch_mul
-from utils.logging import write_atomically
+from scorax import losses
+from scorax.datasets import get_dataset, get_source, is_held_out
+from scorax.evaluators.context import Numbers, Work
+from scorax.experiment import Experiment
+from scorax.noise_levels import ratio_range
+from scorax.utils import parallel
+from scorax.utils.arrays import batch_mul
+from scorax.utils.logging import write_atomically
 
 _log = logging.getLogger(__name__)
 

@@ -9,26 +9,25 @@ import jax
 import ml_collections
 import numpy as np
 
-import features
-import losses
-import sampling
-from datasets import get_data_inverse_scaler, get_data_scaler, get_source
-from evaluators.image_sampler import ImageSampler
-from evaluators.work import Numbers, Work, checksum, mean_nfe
-from experiment import Experiment, load_classifier
-from guidance import (
+from scorax import losses, sampling
+from scorax.conditioning.guidance import (
     change_range,
     check_labels,
     classifier_free_guidance,
     classifier_guidance,
     get_weight_fn,
 )
-from noise_levels import ratio_range
-from sde_lib import Sampler, ScoreFn
-from utils import images, parallel
-from utils.arrays import lookup
-from utils.progress import Observer
-from utils.rounds import Arrays
+from scorax.datasets import get_data_inverse_scaler, get_data_scaler, get_source
+from scorax.evaluators.context import Numbers, Work, checksum, mean_nfe
+from scorax.evaluators.image_sampler import ImageSampler
+from scorax.experiment import Experiment, load_classifier
+from scorax.metrics import features
+from scorax.noise_levels import ratio_range
+from scorax.sde_lib import Sampler, ScoreFn
+from scorax.utils import images, parallel
+from scorax.utils.arrays import lookup
+from scorax.utils.progress import Observer
+from scorax.utils.rounds import Arrays
 
 _log = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-import image_metrics
-from evaluators.image_sampler import ImageSampler
-from evaluators.originals import get_originals, likeness
-from evaluators.problems import Problem
-from evaluators.work import Numbers, Work, mean_nfe
-from experiment import Experiment
-from utils import images
-from utils.rounds import Arrays
+from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.evaluators.image_sampler import ImageSampler
+from scorax.evaluators.originals import get_originals, likeness
+from scorax.evaluators.problems import Problem
+from scorax.experiment import Experiment
+from scorax.metrics import image_pairs
+from scorax.utils import images
+from scorax.utils.rounds import Arrays
 
 _ROWS, _COLUMNS = 16, 8  # images, and samples of each, in the picture
 
@@ -74,7 +74,7 @@ def check_conditional(problem_class: type[Problem], experiment: Experiment) -> N
         return sampler(rng, lambda x, t: x, shape, problem.measure(rng, x))[0]
 
     try:
-        image_metrics.ssim(x, x)
+        image_pairs.ssim(x, x)
         jax.eval_shape(run, jax.random.key(0), x)
     except ValueError as error:
         raise ValueError(f"the task {problem.name}: {error}") from error

@@ -6,14 +6,14 @@ import jax
 import ml_collections
 import numpy as np
 
-import image_metrics
-from datasets import get_data_scaler
-from denoising import DENOISERS, Denoiser, get_denoiser
-from evaluators.originals import get_originals, likeness
-from evaluators.work import Numbers, Work, mean_nfe
-from experiment import Experiment
-from utils import images
-from utils.rounds import Arrays
+from scorax.conditioning.denoising import DENOISERS, Denoiser, get_denoiser
+from scorax.datasets import get_data_scaler
+from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.evaluators.originals import get_originals, likeness
+from scorax.experiment import Experiment
+from scorax.metrics import image_pairs
+from scorax.utils import images
+from scorax.utils.rounds import Arrays
 
 _ROWS = 8  # images in the picture
 
@@ -39,7 +39,7 @@ def evaluate_denoise(work: Work) -> Numbers:
         y = (work.to_model(x) + sigma * noise).astype(np.float32)
         noisy, truth = work.to_unit(y), x.astype(np.float32) / 255
         arrays = {"originals": x, "noisy": noisy} | _named("clipped", likeness(noisy, truth))
-        raw = {f: getattr(image_metrics, f)(noisy, truth) for f in ("psnr", "ssim")}
+        raw = {f: getattr(image_pairs, f)(noisy, truth) for f in ("psnr", "ssim")}
         arrays |= _named("noisy", raw)
         for name, denoise in denoisers.items():
             # The same draws whatever the other denoisers are.
@@ -89,7 +89,7 @@ def check_denoise(experiment: Experiment) -> None:
         _check_last_level(experiment)
     y = np.zeros((1, data.image_size, data.image_size, data.num_channels), np.float32)
     try:
-        image_metrics.ssim(y, y)
+        image_pairs.ssim(y, y)
         for denoise in get_denoisers(experiment).values():
             jax.eval_shape(lambda rng, d=denoise: d(rng, lambda x, t: x, y), jax.random.key(0))
     except ValueError as error:

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-import losses
-from datasets import get_dataset
-from evaluators.work import Numbers, Work, mean_nfe
-from experiment import Experiment
-from likelihood import dequantize, get_configured_likelihood_fn, pool
-from sde_lib import ScoreFn
-from utils import parallel
-from utils.rounds import Arrays
+from scorax import losses
+from scorax.datasets import get_dataset
+from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.experiment import Experiment
+from scorax.likelihood import dequantize, get_configured_likelihood_fn, pool
+from scorax.sde_lib import ScoreFn
+from scorax.utils import parallel
+from scorax.utils.rounds import Arrays
 
 
 def evaluate_loss(work: Work) -> Numbers:

@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-import losses
-import sampling
-from datasets import get_data_inverse_scaler
-from evaluators.work import naming_failures
-from experiment import Experiment
-from utils import parallel
-from utils.logging import progress_bar
-from utils.progress import Observer
-from utils.rounds import Arrays
+from scorax import losses, sampling
+from scorax.datasets import get_data_inverse_scaler
+from scorax.evaluators.context import naming_failures
+from scorax.experiment import Experiment
+from scorax.utils import parallel
+from scorax.utils.logging import progress_bar
+from scorax.utils.progress import Observer
+from scorax.utils.rounds import Arrays
 
 
 class ImageSampler:

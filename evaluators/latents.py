@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-import image_metrics
-import probability_flow
-from evaluators.work import Numbers, Work, mean_nfe
-from experiment import Experiment
-from utils import images
-from utils.rounds import Arrays
+from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.experiment import Experiment
+from scorax.metrics import image_pairs
+from scorax.solvers import probability_flow
+from scorax.utils import images
+from scorax.utils.rounds import Arrays
 
 
 def get_codec(experiment: Experiment) -> tuple[Callable, Callable]:
@@ -36,7 +36,7 @@ def evaluate_encode(work: Work) -> Numbers:
         y, back = decode(z)
         y = np.clip(work.to_unit(y), 0, 1)
         arrays = {"images": x, "latents": z, "reconstructions": images.to_uint8(y)}
-        arrays["psnr"] = image_metrics.psnr(y, x.astype(np.float32) / 255)
+        arrays["psnr"] = image_pairs.psnr(y, x.astype(np.float32) / 255)
         return arrays | {"nfe_encode": np.array([there]), "nfe_decode": np.array([back])}
 
     arrays = work.show_rounds("encode", n, one)

@@ -6,9 +6,9 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-import image_metrics
-from datasets import Source, get_source
-from utils.rounds import Arrays
+from scorax.datasets import Source, get_source
+from scorax.metrics import image_pairs
+from scorax.utils.rounds import Arrays
 
 GREY = ("1", "L", "LA")  # PIL's names
 
@@ -57,5 +57,5 @@ def _check(name: str, image: Image.Image, data: ml_collections.ConfigDict) -> No
 def likeness(x: np.ndarray, originals: np.ndarray) -> Arrays:
     """PSNR, at most 100, and SSIM of images in [0, 1]: (N,) each; what lies outside is clipped."""
     pair = np.clip(x, 0, 1), originals
-    psnr = np.minimum(image_metrics.psnr(*pair), 100)  # equal images: 100, not infinity
-    return {"psnr": psnr, "ssim": image_metrics.ssim(*pair)}
+    psnr = np.minimum(image_pairs.psnr(*pair), 100)  # equal images: 100, not infinity
+    return {"psnr": psnr, "ssim": image_pairs.ssim(*pair)}

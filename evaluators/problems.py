@@ -19,21 +19,20 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-import masks
-import operators
-import sampling
-from controllable_generation import (
+from scorax import sampling
+from scorax.conditioning import masks, operators
+from scorax.conditioning.posterior import LIKELIHOODS
+from scorax.controllable_generation import (
     colorization_projection,
     get_resampling_corrector,
     inpainting_projection,
 )
-from datasets import get_data_inverse_scaler, get_data_scaler
-from evaluators.work import Numbers
-from experiment import Experiment
-from posterior import LIKELIHOODS
-from sde_lib import SDE, Projection, Sampler, ScoreFn
-from utils.arrays import lookup
-from utils.progress import Observer
+from scorax.datasets import get_data_inverse_scaler, get_data_scaler
+from scorax.evaluators.context import Numbers
+from scorax.experiment import Experiment
+from scorax.sde_lib import SDE, Projection, Sampler, ScoreFn
+from scorax.utils.arrays import lookup
+from scorax.utils.progress import Observer
 
 HIDDEN = 0.5  # the gray of pixels that are not known
 EXACT = 0.01  # standard deviation of what is known exactly, where a likelihood has to have one

@@ -4,16 +4,16 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 
-import features
-from datasets import get_source
-from evaluation import METRICS, Features, Statistics
-from evaluators.samples import read_archive
-from evaluators.work import Numbers, Work
-from experiment import Experiment
-from utils import parallel
-from utils.arrays import lookup
-from utils.logging import progress_bar
-from utils.rounds import Arrays
+from scorax.datasets import get_source
+from scorax.evaluators.context import Numbers, Work
+from scorax.evaluators.samples import read_archive
+from scorax.experiment import Experiment
+from scorax.metrics import features
+from scorax.metrics.feature_sets import METRICS, Features, Statistics
+from scorax.utils import parallel
+from scorax.utils.arrays import lookup
+from scorax.utils.logging import progress_bar
+from scorax.utils.rounds import Arrays
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _KEPT = 50_000  # reference images whose features are kept: FID and its like use
 
 
 def evaluate_fd(work: Work) -> Numbers:
-    """Every row of `evaluation.METRICS` for `eval.num_samples` samples and the training images.
+    """Every row of `metrics.METRICS` for `eval.num_samples` samples and the training images.
 
     The Fréchet distance goes by the name of its features: "FID" is that of Inception-v3 alone. A
     metric that cannot be computed is in "left_out", with the reason; the distance always can.

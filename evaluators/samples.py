@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluators.image_sampler import ImageSampler
-from evaluators.work import Numbers, Work, mean_nfe, without_counts
-from utils import images, parallel
-from utils.rounds import Arrays
+from scorax.evaluators.context import Numbers, Work, mean_nfe, without_counts
+from scorax.evaluators.image_sampler import ImageSampler
+from scorax.utils import images, parallel
+from scorax.utils.rounds import Arrays
 
 ARCHIVE = "samples.npz"
 

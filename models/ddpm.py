@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import (
+from scorax.models.layers import (
     Attention,
     Conv,
     Dense,
@@ -22,7 +22,7 @@ from models.layers import (
     noise_levels,
     positional_embedding,
 )
-from models.unet import (
+from scorax.models.unet import (
     Resample,
     ResnetBlock,
     add_class_embedding,
@@ -30,7 +30,7 @@ from models.unet import (
     check_halvings,
     check_sizes,
 )
-from utils.arrays import batch_mul
+from scorax.utils.arrays import batch_mul
 
 
 class DDPM(nn.Module):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import Conv, Dtype, uniform_init
+from scorax.models.layers import Conv, Dtype, uniform_init
 
 
 class DenoisingCNN(nn.Module):

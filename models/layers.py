@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models import resampling
-from models.convolution import conv2d
-from utils.arrays import lookup
+from scorax.models import resampling
+from scorax.models.convolution import conv2d
+from scorax.utils.arrays import lookup
 
 Dtype = Any
 

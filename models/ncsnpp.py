@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import (
+from scorax.models.layers import (
     Attention,
     Conv,
     Dense,
@@ -24,7 +24,7 @@ from models.layers import (
     positional_embedding,
     residual_sum,
 )
-from models.unet import (
+from scorax.models.unet import (
     Resample,
     ResnetBlock,
     add_class_embedding,
@@ -33,7 +33,7 @@ from models.unet import (
     check_sizes,
     resample,
 )
-from utils.arrays import batch_mul
+from scorax.utils.arrays import batch_mul
 
 
 class NCSNpp(nn.Module):

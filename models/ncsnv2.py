@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import (
+from scorax.models.layers import (
     Conv,
     Dtype,
     get_nonlinearity,
@@ -30,9 +30,9 @@ from models.layers import (
     noise_levels,
     uniform_init,
 )
-from models.refinenet import RefineBlock, ResidualBlock, get_interpolation
-from models.unet import check_halvings
-from utils.arrays import batch_mul
+from scorax.models.refinenet import RefineBlock, ResidualBlock, get_interpolation
+from scorax.models.unet import check_halvings
+from scorax.utils.arrays import batch_mul
 
 
 class NCSNv2(nn.Module):

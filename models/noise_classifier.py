@@ -15,10 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import Conv, Dense, Dropout, Dtype, GaussianFourier, GroupNorm
-from models.resampling import naive_downsample_2d
-from models.unet import ResnetBlock, check_halvings, check_sizes
-from models.wideresnet import check_num_classes, standardise_images
+from scorax.models.layers import Conv, Dense, Dropout, Dtype, GaussianFourier, GroupNorm
+from scorax.models.resampling import naive_downsample_2d
+from scorax.models.unet import ResnetBlock, check_halvings, check_sizes
+from scorax.models.wideresnet import check_num_classes, standardise_images
 
 
 class NoiseClassifier(nn.Module):

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.layers import Conv, Dtype, uniform_init
-from models.resampling import naive_downsample_2d
-from utils.arrays import lookup
+from scorax.models.layers import Conv, Dtype, uniform_init
+from scorax.models.resampling import naive_downsample_2d
+from scorax.utils.arrays import lookup
 
 Labels = jax.Array | None
 

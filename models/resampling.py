@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models.convolution import NHWC
+from scorax.models.convolution import NHWC
 
 Taps = tuple[float, ...]
 

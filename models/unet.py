@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models import resampling
-from models.layers import Conv, Dense, Dropout, Dtype, FIRConv, GroupNorm, residual_sum
+from scorax.models import resampling
+from scorax.models.layers import Conv, Dense, Dropout, Dtype, FIRConv, GroupNorm, residual_sum
 
 
 class Resample(nn.Module):

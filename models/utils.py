@@ -28,14 +28,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from models.ddpm import DDPM
-from models.denoising_cnn import DenoisingCNN
-from models.ncsnpp import NCSNpp
-from models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
-from models.noise_classifier import NoiseClassifier
-from models.wideresnet import WideResnet
-from sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
-from utils.arrays import batch_mul, lookup
+from scorax.models.ddpm import DDPM
+from scorax.models.denoising_cnn import DenoisingCNN
+from scorax.models.ncsnpp import NCSNpp
+from scorax.models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
+from scorax.models.noise_classifier import NoiseClassifier
+from scorax.models.wideresnet import WideResnet
+from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
+from scorax.utils.arrays import batch_mul, lookup
 
 Params = Any
 Net = Callable[[jax.Array, jax.Array], jax.Array]

@@ -17,8 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import Conv, Dense, Dtype, GaussianFourier, GroupNorm, uniform_init
-from models.unet import check_halvings, check_sizes
+from scorax.models.layers import Conv, Dense, Dtype, GaussianFourier, GroupNorm, uniform_init
+from scorax.models.unet import check_halvings, check_sizes
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)  # of R, G and B in [0, 1]
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)

@@ -15,11 +15,12 @@ are all that the few-step solvers ask of an SDE. A row of SOLVERS is a builder
 
 import functools
 
-from solvers.adaptive import get_adaptive_sampler
-from solvers.few_step import get_heun_sampler, get_multistep_sampler
-from solvers.time_grids import TIME_GRIDS
+from scorax.solvers.adaptive import get_adaptive_sampler
+from scorax.solvers.few_step import get_heun_sampler, get_multistep_sampler
+from scorax.solvers.probability_flow import ODE_SOLVERS
+from scorax.solvers.time_grids import TIME_GRIDS
 
-__all__ = ["SOLVERS", "TIME_GRIDS"]
+__all__ = ["ODE_SOLVERS", "SOLVERS", "TIME_GRIDS"]
 
 SOLVERS = {
     "ddim": functools.partial(get_multistep_sampler, order=1),

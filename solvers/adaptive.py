@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sde_lib import SDE, Projection, ReverseSDE, Sampler, ScoreFn
-from utils.arrays import batch_mul, expand_like
-from utils.progress import Observer, observe
+from scorax.sde_lib import SDE, Projection, ReverseSDE, Sampler, ScoreFn
+from scorax.utils.arrays import batch_mul, expand_like
+from scorax.utils.progress import Observer, observe
 
 
 class AdaptiveStep(NamedTuple):

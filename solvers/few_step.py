@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
-from solvers.tableaus import Churn, D, Tableau, adams_tableau, edm_tableau
-from solvers.time_grids import solver_times
-from utils.arrays import batch_mul
-from utils.progress import Observer, observe
+from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
+from scorax.solvers.tableaus import Churn, D, Tableau, adams_tableau, edm_tableau
+from scorax.solvers.time_grids import solver_times
+from scorax.utils.arrays import batch_mul
+from scorax.utils.progress import Observer, observe
 
 
 def get_multistep_sampler(

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sde_lib import SDE
-from solvers.time_grids import as_seen, in_double, levels_of, times_of
-from utils.arrays import lookup
+from scorax.sde_lib import SDE
+from scorax.solvers.time_grids import as_seen, in_double, levels_of, times_of
+from scorax.utils.arrays import lookup
 
 
 class Tableau(NamedTuple):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_lib import SDE, iddpm_sigmas
-from utils.arrays import lookup
+from scorax.sde_lib import SDE, iddpm_sigmas
+from scorax.utils.arrays import lookup
 
 
 def in_double(f: Callable, t: np.ndarray) -> Any:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from configs import base
-from models.convert import from_torch_state_dict
-from sde_lib import VESDE, VPSDE, subVPSDE
+from scorax.configs import base
+from scorax.sde_lib import VESDE, VPSDE, subVPSDE
+from scorax.weights.state_dicts import from_torch_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
 

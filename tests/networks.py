@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
-from models.utils import MODELS, get_model
+from scorax.configs import base
+from scorax.models.utils import MODELS, get_model
 
 REFINENETS = [name for name in MODELS if name.startswith("ncsn") and name != "ncsnpp"]
 

@@ -35,7 +35,7 @@ TINY = {
 
 def get_config(name: str = "ve/mnist", **sections: dict) -> ml_collections.ConfigDict:
     """`configs/<name>.py:smoke`, smaller still; then `training={"n_iters": 4}` and so on."""
-    config = importlib.import_module(f"configs.{name.replace('/', '.')}").get_config("smoke")
+    config = importlib.import_module(f"scorax.configs.{name.replace('/', '.')}").get_config("smoke")
     config.update_from_flattened_dict(TINY)
     config.update(sections)
     return config.lock()

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_sources import hdf5, npz
+from scorax.data_sources import hdf5, npz
 
 rng = np.random.default_rng(0)
 

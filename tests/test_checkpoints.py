@@ -11,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
-from utils import checkpoints
-from utils.checkpoints import Checkpoints, DamagedError, check_config
+from scorax.configs import base
+from scorax.utils import checkpoints
+from scorax.utils.checkpoints import Checkpoints, DamagedError, check_config
 
 
 @flax.struct.dataclass

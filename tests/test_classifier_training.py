@@ -11,22 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import conversion
-import evaluators
-import features
-import run_lib
 import runs
-from datasets import get_data_scaler, get_source
-from evaluation import Features
-from evaluators import AccuracyCurve
-from experiment import Experiment, build, load_classifier
-from losses import get_classifier_loss_fn
-from models.utils import CLASSIFIERS
-from noise_levels import NoiseLevel
-from sde_lib import SDES
-from utils import weight_files
-from utils.arrays import batch_mul
-from utils.checkpoints import Checkpoints
+from scorax import conversion, evaluators, run_lib
+from scorax.datasets import get_data_scaler, get_source
+from scorax.evaluators import AccuracyCurve
+from scorax.experiment import Experiment, build, load_classifier
+from scorax.losses import get_classifier_loss_fn
+from scorax.metrics import features
+from scorax.metrics.feature_sets import Features
+from scorax.models.utils import CLASSIFIERS
+from scorax.noise_levels import NoiseLevel
+from scorax.sde_lib import SDES
+from scorax.utils.arrays import batch_mul
+from scorax.utils.checkpoints import Checkpoints
+from scorax.weights import formats
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -199,7 +197,7 @@ def test_exported_weights_become_a_run_again(trained, exported, tmp_path):
     assert_same(again.params_ema, state.params_ema)
     target = tmp_path / "again"
     conversion.export_weights(str(tmp_path / "run"), config, "weights", str(target))
-    arrays = [weight_files.read_exported(path)[1] for path in (exported, target)]
+    arrays = [formats.read_exported(path)[1] for path in (exported, target)]
     assert_same(*arrays)
 
 
@@ -335,10 +333,10 @@ def test_another_classifier_at_the_same_place_guides_anew(greys, score_run, expo
     place = shutil.copytree(exported, tmp_path / "classifier")
     draw(workdir, place)
     draw(workdir, place)
-    saved, arrays, metadata = weight_files.read_exported(place)
+    saved, arrays, metadata = formats.read_exported(place)
     shutil.rmtree(place)
     changed = arrays | {"params/logits/bias": arrays["params/logits/bias"] + 1}
-    weight_files.write_exported(place, saved, changed, metadata)
+    formats.write_exported(place, saved, changed, metadata)
     draw(workdir, place)
     log = (workdir / "stdout.txt").read_text()
     assert log.count("class_conditional: done before with the same settings") == 1

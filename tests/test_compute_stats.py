@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import features
-from configs import base
-from data_sources import digits
-from evaluation import feature_statistics
-from models import classifiers
+from scorax.configs import base
+from scorax.data_sources import digits
+from scorax.metrics import features, judge
+from scorax.metrics.feature_sets import feature_statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = [
@@ -36,9 +35,9 @@ def classifier(tmp_path_factory):
     trained_on |= {"num_channels": 1, "split": "train", "num_images": 1500}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            classifiers,
+            judge,
             "train_classifier",
-            lambda model, images, labels, steps, seed: classifiers.init_classifier(
+            lambda model, images, labels, steps, seed: judge.init_classifier(
                 model, (8, 8, 1), seed
             ),
         )

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiment import build
-from losses import drop_labels, get_sde_loss_fn
-from models.utils import PARAMETRIZATIONS, get_model, get_parametrization, get_score_fn
 from networks import inputs, random_network, shapes_of, tiny
-from noise_levels import get_level_fn
-from sde_lib import get_sde
+from scorax.experiment import build
+from scorax.losses import drop_labels, get_sde_loss_fn
+from scorax.models.utils import PARAMETRIZATIONS, get_model, get_parametrization, get_score_fn
+from scorax.noise_levels import get_level_fn
+from scorax.sde_lib import get_sde
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 CLASSES = 5

@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluators
-import losses
 import runs
-from evaluators import EVALUATORS, ImageSampler
-from evaluators.originals import get_originals, likeness
-from evaluators.problems import Inpainting, Restoration
-from experiment import Experiment
-from operators import OPERATORS
-from posterior import LIKELIHOODS
-from sde_lib import get_sde
-from utils import images
-from utils.arrays import batch_mul
+from scorax import evaluators, losses
+from scorax.conditioning.operators import OPERATORS
+from scorax.conditioning.posterior import LIKELIHOODS
+from scorax.evaluators import EVALUATORS, ImageSampler
+from scorax.evaluators.originals import get_originals, likeness
+from scorax.evaluators.problems import Inpainting, Restoration
+from scorax.experiment import Experiment
+from scorax.sde_lib import get_sde
+from scorax.utils import images
+from scorax.utils.arrays import batch_mul
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

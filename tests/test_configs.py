@@ -9,14 +9,12 @@ import re
 import numpy as np
 import pytest
 
-import experiment
 import golden
-import losses
-import run_lib
 import runs
-from configs import base
-from datasets import get_dataset
-from tools import list_configs
+from scorax import experiment, losses, run_lib
+from scorax.configs import base
+from scorax.datasets import get_dataset
+from scorax.tools import list_configs
 
 NAMES = list_configs.names()
 FAST = {"ve/mnist", "vp/mnist", "subvp/mnist"}  # one for each SDE

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from controllable_generation import (
+from golden import assert_golden, cases, load, nhwc, parse, sde_of
+from scorax.conditioning.operators import COLOR_BASES, luma
+from scorax.conditioning.posterior import MMPS
+from scorax.controllable_generation import (
     colorization_projection,
     couple,
     decouple,
@@ -17,13 +20,10 @@ from controllable_generation import (
     get_resampling_corrector,
     inpainting_projection,
 )
-from golden import assert_golden, cases, load, nhwc, parse, sde_of
-from operators import COLOR_BASES, luma
-from posterior import MMPS
-from sampling import CORRECTORS, PREDICTORS, get_pc_sampler
-from sde_lib import SDES, VPSDE
-from solvers import SOLVERS
-from utils.arrays import batch_mul
+from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler
+from scorax.sde_lib import SDES, VPSDE
+from scorax.solvers import SOLVERS
+from scorax.utils.arrays import batch_mul
 
 # Reference values
 

@@ -17,17 +17,16 @@ import safetensors.numpy
 from PIL import Image
 from test_checkpoints import assert_same
 
-import conversion
-import losses
 import runs
-from experiment import build
 from golden import FOLDER, assert_golden, config_of, load, nhwc, parse
-from models.convert import published_names
-from models.utils import get_model, get_parametrization, get_score_fn
-from sde_lib import get_sde
-from tools import convert_checkpoint
-from utils import torch_files, weight_files
-from utils.checkpoints import Checkpoints
+from scorax import conversion, losses
+from scorax.experiment import build
+from scorax.models.utils import get_model, get_parametrization, get_score_fn
+from scorax.sde_lib import get_sde
+from scorax.tools import convert_checkpoint
+from scorax.utils.checkpoints import Checkpoints
+from scorax.weights import formats, torch_files
+from scorax.weights.state_dicts import published_names
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 CHECKPOINTS = FOLDER / "checkpoints"
@@ -235,7 +234,7 @@ def test_adam_goes_on_as_in_pytorch(imported):
 def test_flax_moments_belong_to_their_parameters(read):
     """Each trained array of the original tree, its moments, and ours, by way of their values."""
     weights, config = read("score_sde_flax_msgpack")
-    file = weight_files.read_msgpack(source_of("score_sde_flax_msgpack"))
+    file = formats.read_msgpack(source_of("score_sde_flax_msgpack"))
     states = file["optimizer"]["state"]["param_states"]
     for name, ours in (
         ("Conv_0/kernel", "conv_in/kernel"),
@@ -303,7 +302,7 @@ def test_round_trip_of_pytorch_is_exact(imported, tmp_path, read):
     weights, _ = read("score_sde_pytorch")
     target = tmp_path / "new" / "out.safetensors"
     assert_round_trip(workdir, config, weights.params_ema, "safetensors", target)
-    arrays, metadata = weight_files.read_safetensors(target)
+    arrays, metadata = formats.read_safetensors(target)
     assert metadata["format"] == "pt" and metadata["step"] == "2300"
     model = torch_files.load(source_of("score_sde_pytorch"))["model"]
     shapes = {name.removeprefix("module."): x.shape for name, x in model.items()}
@@ -325,8 +324,8 @@ def test_exported_directory_is_that_of_the_library(tmp_path, read):
     """Config, names, shapes and values are those that diffusers itself wrote."""
     weights, config = read("diffusers_ncsnpp")
     conversion.WRITERS["diffusers"](str(tmp_path / "out"), weights.params, config, {})
-    published, arrays, _ = weight_files.read_diffusers(CHECKPOINTS / "diffusers_ncsnpp")
-    ours, our_arrays, metadata = weight_files.read_diffusers(tmp_path / "out")
+    published, arrays, _ = formats.read_diffusers(CHECKPOINTS / "diffusers_ncsnpp")
+    ours, our_arrays, metadata = formats.read_diffusers(tmp_path / "out")
     assert metadata == {"format": "pt"}
     assert {k: published[k] for k in ours} == ours
     assert our_arrays.keys() == arrays.keys()
@@ -473,7 +472,7 @@ STRANGE = {  # what is done to the tree of a checkpoint -> what the message has 
 def test_flax_file_of_another_layout(what, tmp_path, read):
     change, message = STRANGE[what]
     _, config = read("score_sde_flax_msgpack")
-    tree = weight_files.read_msgpack(source_of("score_sde_flax_msgpack"))
+    tree = formats.read_msgpack(source_of("score_sde_flax_msgpack"))
     target = tmp_path / "checkpoint_1"
     target.write_bytes(flax.serialization.msgpack_serialize(change(tree)))
     with pytest.raises(ValueError, match=message):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from models import convolution
-from models.convolution import NHWC, WIDE, conv2d
+from scorax.models import convolution
+from scorax.models.convolution import NHWC, WIDE, conv2d
 
 
 def reference(x, w, stride):

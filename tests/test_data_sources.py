@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from data_sources import arrays, cifar10, digits, mnist
+from scorax.data_sources import arrays, cifar10, digits, mnist
 
 rng = np.random.default_rng(0)
 

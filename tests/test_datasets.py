@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
-from configs import base
-from data_sources.arrays import ArraySource
-from utils import parallel
+from scorax import datasets
+from scorax.configs import base
+from scorax.data_sources.arrays import ArraySource
+from scorax.utils import parallel
 
 N = 50  # examples of the toy set; label and corner pixel of example i are i
 

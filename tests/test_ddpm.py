@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from golden import assert_golden, config_of, load, nhwc, params_of, parse
-from models.layers import NORMALIZATIONS
-from models.utils import get_model, init_model
 from networks import inputs, random_network, shapes_of, tiny
+from scorax.models.layers import NORMALIZATIONS
+from scorax.models.utils import get_model, init_model
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluators
-import image_metrics
-import run_lib
 import runs
-import sampling
-from datasets import get_source
-from denoising import (
+from scorax import evaluators, run_lib, sampling
+from scorax.conditioning.denoising import (
     DENOISERS,
     get_denoiser,
     langevin,
@@ -23,15 +19,17 @@ from denoising import (
     sample_posterior,
     tweedie,
 )
-from experiment import SCORE, Experiment, build
-from losses import score_matching_error
-from models.convert import published_names
-from models.denoising_cnn import DenoisingCNN
-from noise_levels import last_level
-from sde_lib import SDES, VESDE, VPSDE, get_sde, subVPSDE
-from solvers import SOLVERS
-from utils.arrays import batch_mul
-from utils.checkpoints import Checkpoints
+from scorax.datasets import get_source
+from scorax.experiment import SCORE, Experiment, build
+from scorax.losses import score_matching_error
+from scorax.metrics import image_pairs
+from scorax.models.denoising_cnn import DenoisingCNN
+from scorax.noise_levels import last_level
+from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde, subVPSDE
+from scorax.solvers import SOLVERS
+from scorax.utils.arrays import batch_mul
+from scorax.utils.checkpoints import Checkpoints
+from scorax.weights.state_dicts import published_names
 
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 MEAN = np.array([0.3, -0.5])
@@ -359,7 +357,7 @@ def test_task_denoises_images_of_the_split(centered, tmp_path):
     originals = (truth / 255).astype(np.float32)
     for name, x in (("noisy", arrays["noisy"]), ("tweedie", clean.astype(np.float32))):
         for metric in ("psnr", "ssim"):
-            expected = getattr(image_metrics, metric)(x, originals, data_range=1).mean()
+            expected = getattr(image_pairs, metric)(x, originals, data_range=1).mean()
             np.testing.assert_allclose(report[name][metric], expected, rtol=1e-4)
     assert report["noisy"]["psnr"] == pytest.approx(20, abs=0.3)
     assert report["clipped"]["psnr"] > report["noisy"]["psnr"]
@@ -385,7 +383,7 @@ def test_denoisers_do_not_change_each_others_results_and_rounds_are_kept(tmp_pat
     path = tmp_path / "eval" / f"step_{STEP}" / "denoise.npz"
     alone = dict(np.load(path))
     config = get_config(eval={"num_denoised": 12, "denoisers": ("tweedie", "langevin")})
-    calls, psnr = [], image_metrics.psnr
+    calls, psnr = [], image_pairs.psnr
 
     def crash(*arguments, **options):
         calls.append(1)
@@ -393,7 +391,7 @@ def test_denoisers_do_not_change_each_others_results_and_rounds_are_kept(tmp_pat
             raise RuntimeError("lightning")
         return psnr(*arguments, **options)
 
-    monkeypatch.setattr(image_metrics, "psnr", crash)
+    monkeypatch.setattr(image_pairs, "psnr", crash)
     with pytest.raises(RuntimeError, match="lightning"):
         run_lib.evaluate(config, str(tmp_path))
     run_lib.evaluate(config, str(tmp_path))

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 import golden
-from evaluation import (
+from scorax.metrics.feature_sets import (
     METRICS,
     Features,
     Moments,
@@ -16,7 +16,7 @@ from evaluation import (
     kernel_distance,
     polynomial_kernel,
 )
-from point_metrics import squared_mmd
+from scorax.metrics.points import squared_mmd
 
 D = 6
 

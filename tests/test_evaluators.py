@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluators
-import features
-import run_lib
 import runs
-from datasets import get_dataset, get_source
-from evaluation import Features, feature_statistics, frechet_distance
-from evaluators import EVALUATORS, ImageSampler
-from evaluators.work import Evaluator
-from experiment import SCORE, Experiment, build
-from utils.arrays import batch_mul
-from utils.checkpoints import Checkpoints
+from scorax import evaluators, run_lib
+from scorax.datasets import get_dataset, get_source
+from scorax.evaluators import EVALUATORS, ImageSampler
+from scorax.evaluators.context import Evaluator
+from scorax.experiment import SCORE, Experiment, build
+from scorax.metrics import features
+from scorax.metrics.feature_sets import Features, feature_statistics, frechet_distance
+from scorax.utils.arrays import batch_mul
+from scorax.utils.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import features
-from configs import base
-from evaluation import Features, Statistics
-from models import classifiers
-from utils import weight_files
+from scorax.configs import base
+from scorax.metrics import features, judge
+from scorax.metrics.feature_sets import Features, Statistics
+from scorax.weights import formats
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -95,7 +94,7 @@ def test_the_classifier_has_learnt_and_is_kept(extractor, path, few_steps, monke
     def train(*arguments):
         raise AssertionError("it is trained once")
 
-    monkeypatch.setattr(classifiers, "train_classifier", train)
+    monkeypatch.setattr(judge, "train_classifier", train)
     again = features.get_feature_extractor(get_config(features_path=path))
     assert again.provenance == extractor.provenance
     np.testing.assert_array_equal(again(source.images).features, found.features)
@@ -125,7 +124,7 @@ def test_training_is_a_function_of_the_seed(few_steps):
     ],
 )
 def test_classifiers_fit_their_images(shape, widths):
-    model = classifiers.fit_classifier(shape, 5)
+    model = judge.fit_classifier(shape, 5)
     assert model.widths == widths
     x = jax.ShapeDtypeStruct((7, *shape), jnp.float32)
     (logits, found), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
@@ -135,7 +134,7 @@ def test_classifiers_fit_their_images(shape, widths):
 def test_shifts_move_by_a_14th_at_most():
     images = np.zeros((500, 28, 42, 1), np.uint8)
     images[:, 14, 20] = 255
-    moved = classifiers.shift_randomly(images, np.random.default_rng(0))
+    moved = judge.shift_randomly(images, np.random.default_rng(0))
     _, rows, columns, _ = np.nonzero(moved)
     assert len(rows) == 500  # none is lost
     assert set(rows - 14) == {-2, -1, 0, 1, 2} and set(columns - 20) == {-3, -2, -1, 0, 1, 2, 3}
@@ -143,7 +142,7 @@ def test_shifts_move_by_a_14th_at_most():
 
 def test_impossible_classifiers(path, extractor, tmp_path, few_steps):
     with pytest.raises(ValueError, match="images of 4x4 pixels or more and 2 classes or more"):
-        classifiers.fit_classifier((3, 8, 1), 5)
+        judge.fit_classifier((3, 8, 1), 5)
     one_class = lambda: (np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4))  # noqa: E731
     with pytest.raises(ValueError, match="cannot be trained on images of one class"):
         features.trained_classifier(None, {}, (8, 8, 1), one_class, 3, 0)
@@ -151,7 +150,7 @@ def test_impossible_classifiers(path, extractor, tmp_path, few_steps):
         features.STEPS = 7  # put back by few_steps
         features.get_feature_extractor(get_config(features_path=path))
     other = str(tmp_path / "other.safetensors")
-    weight_files.write_safetensors(other, {"x": np.zeros(2)}, {})
+    formats.write_safetensors(other, {"x": np.zeros(2)}, {})
     with pytest.raises(ValueError, match="other.safetensors is no classifier of this program"):
         features.get_feature_extractor(get_config(features_path=other))
 
@@ -169,7 +168,7 @@ def inception_arrays():
 
 def test_inception_from_a_file(tmp_path):
     path = str(tmp_path / "inception.safetensors")
-    weight_files.write_safetensors(path, inception_arrays(), {})
+    formats.write_safetensors(path, inception_arrays(), {})
     extractor = features.inception_extractor(path, 8)
     assert extractor.name == extractor.provenance["features"] == "inception-v3"
     x = jax.ShapeDtypeStruct((8, 20, 20, 1), jnp.uint8)
@@ -183,7 +182,7 @@ def test_files_that_are_not_inception(tmp_path):
         with pytest.raises(ValueError, match=f"'{path}' is no file; {where}"):
             features.get_feature_extractor(get_config(features="inception", inception_path=path))
     path = str(tmp_path / "x.safetensors")
-    weight_files.write_safetensors(path, {"fc.bias": np.zeros(1008)}, {})
+    formats.write_safetensors(path, {"fc.bias": np.zeros(1008)}, {})
     with pytest.raises(
         ValueError, match=f"x.safetensors is not the Inception-v3.*missing; {where}"
     ):

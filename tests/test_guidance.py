@@ -9,8 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from controllable_generation import get_pc_conditional_sampler
-from guidance import (
+from scorax.conditioning.guidance import (
     WEIGHTS,
     Constant,
     Interval,
@@ -20,9 +19,10 @@ from guidance import (
     classifier_guidance,
     get_weight_fn,
 )
-from sampling import CORRECTORS, PREDICTORS
-from sde_lib import SDES, VESDE, VPSDE
-from utils.arrays import batch_mul
+from scorax.controllable_generation import get_pc_conditional_sampler
+from scorax.sampling import CORRECTORS, PREDICTORS
+from scorax.sde_lib import SDES, VESDE, VPSDE
+from scorax.utils.arrays import batch_mul
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_sources import images
-from data_sources.resizing import crop_resize
+from scorax.data_sources import images
+from scorax.data_sources.resizing import crop_resize
 
 rng = np.random.default_rng(0)
 

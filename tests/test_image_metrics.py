@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import golden
-from image_metrics import psnr, ssim
+from scorax.metrics.image_pairs import psnr, ssim
 
 CASES = [case for case in golden.cases("metrics") if case["kind"] == "image_pairs"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import images
+from scorax.utils import images
 
 
 def test_to_uint8_clips_and_rounds_halves_up():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import golden
-from models import inception
+from scorax.metrics import inception
 
 CASES = golden.cases("inception")
 

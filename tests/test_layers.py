@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.layers import Dropout
+from scorax.models.layers import Dropout
 
 
 def drop(rate, shape, train=True, seed=0, dtype=jnp.float32):

@@ -10,11 +10,11 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-import likelihood
-from configs import base
-from datasets import get_data_inverse_scaler, get_data_scaler
 from golden import cases, config_of, load, nhwc, params_of, parse, relative_error, sde_of
-from likelihood import (
+from scorax import likelihood
+from scorax.configs import base
+from scorax.datasets import get_data_inverse_scaler, get_data_scaler
+from scorax.likelihood import (
     ESTIMATORS,
     EXACT_DIMENSIONS,
     Estimator,
@@ -25,9 +25,9 @@ from likelihood import (
     get_likelihood_fn,
     pool,
 )
-from models.utils import get_model, get_parametrization, get_score_fn
-from probability_flow import get_drift, get_encoder
-from sde_lib import SDES, VESDE, VPSDE
+from scorax.models.utils import get_model, get_parametrization, get_score_fn
+from scorax.sde_lib import SDES, VESDE, VPSDE
+from scorax.solvers.probability_flow import get_drift, get_encoder
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

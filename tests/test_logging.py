@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from utils import checkpoints, parallel
-from utils import logging as run_logging
+from scorax.utils import checkpoints, parallel
+from scorax.utils import logging as run_logging
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
 from golden import (
     assert_golden,
     cases,
@@ -22,7 +21,9 @@ from golden import (
     relative_error,
     sde_of,
 )
-from losses import (
+from networks import edm_inner
+from scorax.configs import base
+from scorax.losses import (
     State,
     ema_decay,
     ema_update,
@@ -36,14 +37,8 @@ from losses import (
     repeat_step,
     score_matching_error,
 )
-from models.utils import (
-    PARAMETRIZATIONS,
-    get_model,
-    get_parametrization,
-    get_score_fn,
-)
-from networks import edm_inner
-from noise_levels import (
+from scorax.models.utils import PARAMETRIZATIONS, get_model, get_parametrization, get_score_fn
+from scorax.noise_levels import (
     discrete_levels,
     edm_levels,
     edm_ve_levels,
@@ -51,7 +46,7 @@ from noise_levels import (
     get_level_fn,
     uniform_levels,
 )
-from sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde
+from scorax.sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-import main
 import runs
+from scorax import main
 
 SMOKE = "--config configs/ve/mnist.py:smoke"
 WRONG = [  # command line, what the one line has to say

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masks import AMOUNTS, GROWING, MASKS, SMALLEST, check_mask, get_mask
+from scorax.conditioning.masks import AMOUNTS, GROWING, MASKS, SMALLEST, check_mask, get_mask
 
 SIZES = [SMALLEST, 9, 13, 28, 32, 64, (8, 40), (33, 8), (48, 64)]
 HIDDEN = {"box": 0.25, "every_other_pixel": 0.5}

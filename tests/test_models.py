@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from models.convert import (
+from networks import REFINENETS, inputs, random_network, shapes_of, tiny
+from scorax.models.utils import MODELS, get_model, init_model
+from scorax.weights.state_dicts import (
     from_flax_params,
     from_torch_state_dict,
     published_names,
     to_torch_state_dict,
 )
-from models.utils import MODELS, get_model, init_model
-from networks import REFINENETS, inputs, random_network, shapes_of, tiny
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

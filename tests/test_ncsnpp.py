@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from golden import assert_golden, config_of, load, nhwc, params_of, parse, part
-from models.convert import from_torch_state_dict
-from models.ncsnpp import CHOICES, NCSNpp
-from models.utils import get_model, init_model
 from networks import inputs, random_network, shapes_of, tiny
+from scorax.models.ncsnpp import CHOICES, NCSNpp
+from scorax.models.utils import get_model, init_model
+from scorax.weights.state_dicts import from_torch_state_dict
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 GOLDEN = [

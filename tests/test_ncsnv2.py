@@ -13,12 +13,12 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from golden import assert_golden, config_of, load, nhwc, params_of, parse, part
-from models.convert import from_flax_params
-from models.layers import NORMALIZATIONS, InstanceNormPlus, get_normalization
-from models.refinenet import ResidualBlock, get_interpolation
-from models.utils import get_model, get_parametrization, init_model
 from networks import REFINENETS, inputs, random_network, shapes_of, tiny
-from sde_lib import get_sde
+from scorax.models.layers import NORMALIZATIONS, InstanceNormPlus, get_normalization
+from scorax.models.refinenet import ResidualBlock, get_interpolation
+from scorax.models.utils import get_model, get_parametrization, init_model
+from scorax.sde_lib import get_sde
+from scorax.weights.state_dicts import from_flax_params
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

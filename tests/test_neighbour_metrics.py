@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import golden
-import point_metrics
-from neighbour_metrics import (
+from scorax.metrics import points
+from scorax.metrics.neighbours import (
     memorization,
     nearest_distances,
     precision_recall_density_coverage,
@@ -19,7 +19,7 @@ CASES = [case for case in golden.cases("metrics") if case["kind"] == KIND]
 @pytest.fixture(params=[50, 2**24])
 def block(request, monkeypatch):
     """Few pairs at a time, or all."""
-    monkeypatch.setattr(point_metrics, "BLOCK", request.param)
+    monkeypatch.setattr(points, "BLOCK", request.param)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["out"])

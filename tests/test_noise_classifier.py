@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.noise_classifier import NoiseClassifier
+from scorax.models.noise_classifier import NoiseClassifier
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

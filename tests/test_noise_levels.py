@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from losses import score_matching_error
-from noise_levels import (
+from scorax.configs import base
+from scorax.losses import score_matching_error
+from scorax.noise_levels import (
     TRAIN_EPS,
     discrete_levels,
     edm_levels,
@@ -15,7 +15,7 @@ from noise_levels import (
     importance_levels,
     uniform_levels,
 )
-from sde_lib import SDES, VESDE, VPSDE, get_sde, iddpm_sigmas, subVPSDE
+from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde, iddpm_sigmas, subVPSDE
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from operators import (
+from scorax.conditioning.operators import (
     COLOR_BASES,
     OPERATORS,
     color_basis,

@@ -6,11 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-import losses
-import run_lib
 import runs
-from datasets import get_dataset
-from utils import parallel
+from scorax import losses, run_lib
+from scorax.datasets import get_dataset
+from scorax.utils import parallel
 
 TRAINING = {"n_iters": 4, "log_freq": 1, "eval_freq": 4, "snapshot_freq_for_preemption": 2}
 TRAINING |= {"snapshot_sampling": False}

@@ -12,7 +12,7 @@ import math
 import pytest
 
 import golden
-from models.convert import published_names
+from scorax.weights.state_dicts import published_names
 
 TREES = json.loads((golden.FOLDER / "param_trees.json").read_text())
 
@@ -28,7 +28,7 @@ def test_every_buildable_config_is_in_the_table():
 
 @pytest.mark.parametrize("file", TREES)
 def test_parameters_are_those_of_the_published_network(file):
-    module = importlib.import_module("configs." + file.removesuffix(".py").replace("/", "."))
+    module = importlib.import_module("scorax.configs." + file.removesuffix(".py").replace("/", "."))
     arrays = published_names(module.get_config()).values()
     assert sum(math.prod(a.shape) for a in arrays) == TREES[file]["count"]
     lines = sorted(f"{a.flax} {published_shape(a)}" for a in arrays)

@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from configs import base
-from data_sources import photographs
-from datasets import get_source
+from scorax.configs import base
+from scorax.data_sources import photographs
+from scorax.datasets import get_source
 
 
 @pytest.mark.parametrize("split, number", [("train", 1206), ("test", 342)])

@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 
 import golden
-import point_metrics
-from point_metrics import (
+from scorax.metrics import points
+from scorax.metrics.points import (
     gaussian_kernel,
     multiscale_kernel,
     squared_mmd,
@@ -33,7 +33,7 @@ def test_published_wasserstein(published):
 
 @pytest.mark.parametrize("block", [1, 100, 2**24])
 def test_published_mmd(published, block, monkeypatch):
-    monkeypatch.setattr(point_metrics, "BLOCK", block)
+    monkeypatch.setattr(points, "BLOCK", block)
     case, z, a, b = published
     for width, key in case["mmd_rbf"].items():
         kernel = gaussian_kernel(float(width))

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from controllable_generation import get_pc_conditional_sampler
 from golden import assert_golden, cases, load
-from operators import get_block_mean, get_masking, get_random_projection
-from posterior import (
+from scorax.conditioning.operators import get_block_mean, get_masking, get_random_projection
+from scorax.conditioning.posterior import (
     DPS,
     LIKELIHOODS,
     MMPS,
@@ -21,9 +20,10 @@ from posterior import (
     check_measurement,
     gaussian_data_covariance,
 )
-from sampling import CORRECTORS, PREDICTORS
-from sde_lib import SDES, VPSDE
-from utils.arrays import batch_mul, expand_like
+from scorax.controllable_generation import get_pc_conditional_sampler
+from scorax.sampling import CORRECTORS, PREDICTORS
+from scorax.sde_lib import SDES, VPSDE
+from scorax.utils.arrays import batch_mul, expand_like
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

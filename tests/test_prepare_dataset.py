@@ -16,10 +16,10 @@ import pytest
 import test_tfrecords
 from PIL import Image
 
-import datasets
-from configs import base
-from data_sources import array_records, images, resizing
-from tools import prepare_dataset
+from scorax import datasets
+from scorax.configs import base
+from scorax.data_sources import array_records, images, resizing
+from scorax.tools import prepare_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 rng = np.random.default_rng(0)

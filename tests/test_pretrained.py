@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import experiment
-from datasets import get_data_scaler, get_source
-from denoising import tweedie
-from utils.arrays import batch_mul
+from scorax import experiment
+from scorax.conditioning.denoising import tweedie
+from scorax.datasets import get_data_scaler, get_source
+from scorax.utils.arrays import batch_mul
 
 FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 SCORES = {"mnist_ve": "ve.mnist", "photographs_ve": "ve.photographs"}
@@ -35,7 +35,7 @@ def examples(config, n):
 @pytest.mark.parametrize("name, module", SCORES.items())
 def test_score_networks_denoise(name, module):
     """At each level far better than the best that knows only the mean and variance of the data."""
-    config = importlib.import_module(f"configs.{module}").get_config()
+    config = importlib.import_module(f"scorax.configs.{module}").get_config()
     config.eval.checkpoint = str(FOLDER / name)
     trained = experiment.build(config)
     state, _ = trained.load("")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from golden import cases, load, nhwc, parse, relative_error, sde_of
-from probability_flow import (
+from scorax.sde_lib import SDES, VESDE, VPSDE
+from scorax.solvers.probability_flow import (
     ERROR_CONTROLS,
     ODE_SOLVERS,
     Integrator,
@@ -18,8 +19,7 @@ from probability_flow import (
     get_ode_sampler,
     interpolate,
 )
-from sde_lib import SDES, VESDE, VPSDE
-from utils.arrays import batch_mul, expand_like
+from scorax.utils.arrays import batch_mul, expand_like
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from golden import assert_golden, cases, load, nhwc
-from models import resampling
+from scorax.models import resampling
 
 FIR = (1, 3, 3, 1)
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_sources import resizing
+from scorax.data_sources import resizing
 
 rng = np.random.default_rng(0)
 

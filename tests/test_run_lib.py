@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import run_lib
 import runs
+from scorax import run_lib
 
 
 def assert_states_equal(a, b):

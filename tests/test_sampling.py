@@ -14,16 +14,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from configs import base
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
-from sampling import (
-    CORRECTORS,
-    PREDICTORS,
-    get_pc_sampler,
-    get_sampling_fn,
-    time_grid,
-)
-from sde_lib import SDES, VESDE, VPSDE, get_sde
+from scorax.configs import base
+from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler, get_sampling_fn, time_grid
+from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
 
 # Reference values
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from golden import assert_golden, cases, config_of, load, nhwc, params_of, parse, sde_of
-from models.utils import (
+from networks import edm_inner
+from scorax.configs import base
+from scorax.models.utils import (
     PARAMETRIZATIONS,
     PRECONDITIONINGS,
     edm_denoise,
@@ -19,9 +20,8 @@ from models.utils import (
     get_score_fn,
     init_model,
 )
-from networks import edm_inner
-from sde_lib import SDES, VESDE, get_sde, iddpm_sigmas
-from utils.arrays import batch_mul
+from scorax.sde_lib import SDES, VESDE, get_sde, iddpm_sigmas
+from scorax.utils.arrays import batch_mul
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import sde_lib
-from configs import base
 from golden import assert_golden, load, nhwc, parse, relative_error, sde_of
-from sampling import time_grid
-from sde_lib import SDES, VESDE, VPSDE, CosineVPSDE, SigmaPowerSDE, subVPSDE
+from scorax import sde_lib
+from scorax.configs import base
+from scorax.sampling import time_grid
+from scorax.sde_lib import SDES, VESDE, VPSDE, CosineVPSDE, SigmaPowerSDE, subVPSDE
 
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 GOLDEN = pytest.mark.parametrize("name", ["ve", "vp", "subvp"])

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 
-from data_sources import distances
-from data_sources.arrays import ArraySource
+from scorax.data_sources import distances
+from scorax.data_sources.arrays import ArraySource
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,13 +18,13 @@ from test_sampling import (
 )
 
 from golden import assert_golden, cases, load, nhwc, parse, relative_error, sde_of
-from sampling import SAMPLERS, get_sampling_fn
-from sde_lib import SDES, VESDE, VPSDE, iddpm_sigmas
-from solvers import SOLVERS, TIME_GRIDS
-from solvers.adaptive import adaptive_step
-from solvers.few_step import get_heun_sampler
-from solvers.tableaus import adams_tableau
-from solvers.time_grids import in_double, levels_of, times_of
+from scorax.sampling import SAMPLERS, get_sampling_fn
+from scorax.sde_lib import SDES, VESDE, VPSDE, iddpm_sigmas
+from scorax.solvers import SOLVERS, TIME_GRIDS
+from scorax.solvers.adaptive import adaptive_step
+from scorax.solvers.few_step import get_heun_sampler
+from scorax.solvers.tableaus import adams_tableau
+from scorax.solvers.time_grids import in_double, levels_of, times_of
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 FEW_STEP = [name for name in SOLVERS if name != "adaptive_sde"]
@@ -181,7 +181,7 @@ def test_golden_adaptive_run(case, noise_in_order, monkeypatch):
         jax.debug.callback(attempts.append, now, ordered=True)
         return step
 
-    monkeypatch.setattr("solvers.adaptive.adaptive_step", noted)
+    monkeypatch.setattr("scorax.solvers.adaptive.adaptive_step", noted)
     sampler = SOLVERS["adaptive_sde"](
         sde, case["abs_tol"], case["rel_tol"], h_init=case["h_init"], eps=case["eps"]
     )

@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 
-import datasets
-from configs import base
-from data_sources import cifar10, mnist, resizing, tfds_source
+from scorax import datasets
+from scorax.configs import base
+from scorax.data_sources import cifar10, mnist, resizing, tfds_source
 
 N = 7  # examples a split
 rng = np.random.default_rng(0)

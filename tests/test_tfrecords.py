@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from data_sources import tfrecords
-from data_sources.crc32c import crc32c, masked_crc32c
+from scorax.data_sources import tfrecords
+from scorax.data_sources.crc32c import crc32c, masked_crc32c
 
 rng = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from golden import FOLDER
-from utils import torch_files
+from scorax.weights import torch_files
 
 CHECKPOINTS = FOLDER / "checkpoints"
 TORCH_FILES = ["torch_zip.pth", "torch_sequence.pth"]

@@ -9,9 +9,9 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from golden import assert_golden, load, nhwc, parse, part
-from guidance import classifier_guidance
-from models.wideresnet import CIFAR10_MEAN, CIFAR10_STD, WideResnet
-from sde_lib import VESDE
+from scorax.conditioning.guidance import classifier_guidance
+from scorax.models.wideresnet import CIFAR10_MEAN, CIFAR10_STD, WideResnet
+from scorax.sde_lib import VESDE
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -17,9 +17,9 @@ import tqdm
 from absl import flags
 from ml_collections import config_flags
 
-from configs import base
-from data_sources.arrays import SPLITS
-from utils import command_line
+from scorax.configs import base
+from scorax.data_sources.arrays import SPLITS
+from scorax.utils import command_line
 
 
 def _progress(parts: Iterable, total: int) -> Iterable:
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> None:
     arguments, fields = parser.parse_known_args(argv[1:])
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
-    import features  # after the flags: --help needs no JAX
+    from scorax.metrics import features  # after the flags: --help needs no JAX
 
     config = flags.FLAGS.config
     config.eval.features = arguments.features or config.eval.features

@@ -25,8 +25,8 @@ import argparse
 from absl import flags
 from ml_collections import config_flags
 
-from configs import base
-from utils import command_line
+from scorax.configs import base
+from scorax.utils import command_line
 
 
 def run(argv: list[str]) -> None:
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> None:
         raise ValueError("give --workdir WORKDIR to read weights, or --to FORMAT TARGET to write")
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
-    import conversion  # after the flags: --help needs no JAX
+    from scorax import conversion  # after the flags: --help needs no JAX
 
     config = flags.FLAGS.config
     if arguments.to is None:

@@ -12,9 +12,8 @@ import jax
 import ml_collections
 import tqdm
 
-import experiment
-import sampling
-from sde_lib import SDE
+from scorax import experiment, sampling
+from scorax.sde_lib import SDE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configs.md"
@@ -50,7 +49,7 @@ def names() -> list[str]:
 
 def load(name: str, variant: str = "") -> tuple[str, ml_collections.ConfigDict]:
     """The docstring of an experiment, and its config."""
-    module = importlib.import_module(f"configs.{name.replace('/', '.')}")
+    module = importlib.import_module(f"scorax.configs.{name.replace('/', '.')}")
     return module.__doc__, module.get_config(variant)
 
 

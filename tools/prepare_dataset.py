@@ -18,9 +18,9 @@ from typing import Any
 
 import tqdm
 
-from data_sources import preparation
-from data_sources.arrays import SPLITS
-from utils import command_line
+from scorax.data_sources import preparation
+from scorax.data_sources.arrays import SPLITS
+from scorax.utils import command_line
 
 
 def _progress(items: Iterable[Any], total: int, split: str) -> Iterable[Any]:

@@ -18,9 +18,9 @@ import tqdm
 from absl import flags
 from ml_collections import config_flags
 
-from configs import base
-from data_sources import images
-from utils import command_line
+from scorax.configs import base
+from scorax.data_sources import images
+from scorax.utils import command_line
 
 
 def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
@@ -54,7 +54,7 @@ def run(argv: list[str]) -> None:
             images.load(arguments.folder, "train", arguments.size, arguments.channels),
             1,
         )
-    from data_sources import distances
+    from scorax.data_sources import distances
 
     found = distances.farthest_pair(source, arguments.max_images, arguments.seed, _progress)
     distance = width * found.distance
@@ -71,7 +71,7 @@ def _configured(path: str, data_dir: str | None, fields: list[str]) -> tuple[Any
     """Returns the training data of a config and the width of the model's range."""
     config_flags.DEFINE_config_file("config")
     command_line.parse(["", f"--config={path}", *fields], base.get_config())
-    import datasets  # after the flags: --help needs no JAX
+    from scorax import datasets  # after the flags: --help needs no JAX
 
     config = flags.FLAGS.config
     config.data.dir = config.data.dir if data_dir is None else data_dir

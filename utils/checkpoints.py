@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from utils import parallel
+from scorax.utils import parallel
 
 Tree = Any
 FORMAT = 1  # version of the layout described above

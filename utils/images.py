@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from utils.logging import write_atomically
+from scorax.utils.logging import write_atomically
 
 _GRID_PIXELS = 600  # width or height that grids of tiny images are enlarged to, roughly
 

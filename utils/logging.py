@@ -22,7 +22,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
-from utils import parallel
+from scorax.utils import parallel
 
 # They log every step of theirs at INFO. Orbax and grain log as "absl".
 _CHATTY = ("absl", "jax", "orbax", "PIL", "tensorboardX")

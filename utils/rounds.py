@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from utils import parallel
-from utils.images import save_npz
-from utils.logging import write_json
-from utils.signals import StopSignal
+from scorax.utils import parallel
+from scorax.utils.images import save_npz
+from scorax.utils.logging import write_json
+from scorax.utils.signals import StopSignal
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ Zagoruyko & Komodakis 2016, the rest is that of our score networks. Here: not ru
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -11,7 +11,7 @@ that its accuracy there is too good; trained on 4,500 of the 5,000, its accuracy
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

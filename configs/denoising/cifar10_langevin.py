@@ -11,7 +11,7 @@ Batches, optimizer and the 50 epochs are those of the project. Here: not run. 79
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -17,7 +17,7 @@ With noise 0.1, 64 digits: Tweedie 30.56 dB; posterior draws, 20 steps of dpmpp_
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ busy. PSNR (SSIM): noisy 20.00 dB (.296), Langevin 28.27 (.709), Tweedie 28.84 (
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ Here: not run. 55,732,739 parameters, as published but for the 1,152 that see th
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

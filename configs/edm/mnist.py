@@ -10,7 +10,7 @@ cores. Here: not run in full, but edm/mnist_conditional was.
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

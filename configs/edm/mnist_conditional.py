@@ -11,8 +11,8 @@ distance on a classifier's features is 11.5 (500 real digits 4.2); with guidance
 
 import ml_collections
 
-from configs import parts
-from configs.edm import mnist
+from scorax.configs import parts
+from scorax.configs.edm import mnist
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ The recipe is that of ve/mnist, which takes 11 minutes on two CPU cores. Here: n
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Trained elsewhere for 520,000 steps at batch 8 to 32; no FID was published. Here
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -8,7 +8,7 @@ Its author trained on four V100 GPUs for about two and a half weeks. Here: not r
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ its features 16.4 (real digits 5.9); about 52 of 64 digits clearly legible (benc
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

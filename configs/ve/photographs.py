@@ -10,7 +10,7 @@ photographs 16.7 (gray) to 21.2 dB.
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ The recipe is that of FFHQ at 256 pixels, for one channel. Here: not run.
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ Here: not run. 30,117,635 parameters.
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

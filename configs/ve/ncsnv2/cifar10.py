@@ -7,7 +7,7 @@ Here: not run. 29,694,083 parameters.
 
 import ml_collections
 
-from configs import base, parts
+from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

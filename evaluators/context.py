@@ -22,12 +22,12 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-import losses
-from datasets import Source, get_data_inverse_scaler, get_data_scaler, get_source
-from experiment import SCORE, Experiment
-from utils import images, parallel
-from utils.logging import progress_bar
-from utils.rounds import Arrays, run_rounds
+from scorax import losses
+from scorax.datasets import Source, get_data_inverse_scaler, get_data_scaler, get_source
+from scorax.experiment import SCORE, Experiment
+from scorax.utils import images, parallel
+from scorax.utils.logging import progress_bar
+from scorax.utils.rounds import Arrays, run_rounds
 
 _log = logging.getLogger(__name__)
 

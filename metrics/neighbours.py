@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
 
-from point_metrics import blocks, check_points
+from scorax.metrics.points import blocks, check_points
 
 
 class Coverage(NamedTuple):

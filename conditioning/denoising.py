@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import ml_collections
 from jax import lax
 
-from sampling import get_sampling_fn
-from sde_lib import SDE, Sampler, ScoreFn
-from utils.arrays import batch_mul, lookup
+from scorax.sampling import get_sampling_fn
+from scorax.sde_lib import SDE, Sampler, ScoreFn
+from scorax.utils.arrays import batch_mul, lookup
 
 # (rng, score_fn, y: (B, *S)) -> clean images: (B, *S), evaluations of the score for each
 Denoiser = Callable[[jax.Array, ScoreFn, jax.Array], tuple[jax.Array, int | jax.Array]]

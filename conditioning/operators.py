@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from utils.arrays import lookup
+from scorax.utils.arrays import lookup
 
 # x: (B, *S) -> (B, *Y)
 Operator = Callable[[jax.Array], jax.Array]

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from models.ddpm import DDPM
-from models.ncsnpp import NCSNpp
-from models.ncsnv2 import NCSNv2
+from scorax.models.ddpm import DDPM
+from scorax.models.ncsnpp import NCSNpp
+from scorax.models.ncsnv2 import NCSNv2
 
 
 class Leaf(NamedTuple):

@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import ml_collections
 from jax import lax
 
-from sde_lib import SDE, Projection, Sampler, ScoreFn
-from utils.arrays import lookup
-from utils.progress import Observer, observe
+from scorax.sde_lib import SDE, Projection, Sampler, ScoreFn
+from scorax.utils.arrays import lookup
+from scorax.utils.progress import Observer, observe
 
 Tree = Any
 # (t: (B,), y: a tree of arrays (B, ...)) -> dy/dt, a tree like y

@@ -33,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sde_lib import SDE, ScoreFn
-from utils.arrays import batch_mul, example_norm, expand_like
+from scorax.sde_lib import SDE, ScoreFn
+from scorax.utils.arrays import batch_mul, example_norm, expand_like
 
 # A function of a batch, (B, *S) -> (B, *Y)
 Map = Callable[[jax.Array], jax.Array]

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils.tensor_pickles import Machine, TorchFileError
+from scorax.weights.tensor_pickles import Machine, TorchFileError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older container
 _VERSION = 1001  # second pickle of it

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from sde_lib import SDE, ScoreFn
-from utils.arrays import batch_mul, lookup
+from scorax.sde_lib import SDE, ScoreFn
+from scorax.utils.arrays import batch_mul, lookup
 
 ClassifierFn = Callable[[jax.Array, jax.Array], jax.Array]
 WeightFn = Callable[[jax.Array], jax.Array]

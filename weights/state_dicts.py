@@ -1,7 +1,7 @@
 """Weights of the published networks, as parameters of the networks here, and back.
 
 `published_names` is the one table: it gives each of our parameters its name in score_sde_pytorch
-and in score_sde, and its layout there (`models.published_names` has the names). Arrays are float32.
+and in score_sde, and its layout there. `score_sde_names` has the names. Arrays are float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from models.published_names import get_layers
-from models.utils import get_model
+from scorax.models.utils import get_model
+from scorax.weights.score_sde_names import get_layers
 
 Path = tuple[str, ...]
 

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from utils import torch_files
+from scorax.weights import torch_files
 
 Arrays = dict[str, np.ndarray]
 # format -> what it is called in messages

@@ -1,10 +1,8 @@
 """Metrics of samples that are feature vectors, (N, D): functions of arrays, nothing else.
 
-Which network or transform the features come from is the caller's choice; see features.py. `METRICS`
-lists what is reported of a set of samples. Everything is computed on the host in double precision.
-
-What is not particular to features is elsewhere: neighbour_metrics.py, point_metrics.py and, for
-pairs of images, image_metrics.py.
+Which network or transform the features come from is the caller's choice (`metrics.features` has
+some). `METRICS` lists what is reported of a set of samples. Everything is computed on the host in
+double precision.
 """
 
 from collections.abc import Callable
@@ -14,8 +12,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike
 
-from neighbour_metrics import memorization, precision_recall_density_coverage
-from point_metrics import check_finite, check_points, squared_mmd
+from scorax.metrics.neighbours import memorization, precision_recall_density_coverage
+from scorax.metrics.points import check_finite, check_points, squared_mmd
 
 
 class Features(NamedTuple):

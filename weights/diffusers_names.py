@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from models.convert import Path, from_torch_state_dict, published_names, to_torch_state_dict
+from scorax.weights.state_dicts import (
+    Path,
+    from_torch_state_dict,
+    published_names,
+    to_torch_state_dict,
+)
 
 _NORM_GROUPS = 32  # of the attention at a level, whatever its width
 # Fields of a config that describe the one family, with their values there.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from utils.arrays import lookup
+from scorax.utils.arrays import lookup
 
 # (H, W, generator) -> size at which the growing shape reaches each pixel: (H, W)
 Growth = Callable[[int, int, np.random.Generator], np.ndarray]

@@ -29,12 +29,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from datasets import get_source
-from evaluation import Features, Moments, Statistics
-from models import classifiers, inception
-from utils import parallel, torch_files, weight_files
-from utils.arrays import lookup
-from utils.logging import versions, write_atomically
+from scorax.datasets import get_source
+from scorax.metrics import inception, judge
+from scorax.metrics.feature_sets import Features, Moments, Statistics
+from scorax.utils import parallel
+from scorax.utils.arrays import lookup
+from scorax.utils.logging import versions, write_atomically
+from scorax.weights import formats, torch_files
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +162,9 @@ def inception_extractor(path: str, batch_size: int) -> FeatureExtractor:
         raise ValueError(f"eval.inception_path='{path}' is no file; {remedy}")
     readers = {
         "torch": torch_files.load,
-        "safetensors": lambda path: weight_files.read_safetensors(path)[0],
+        "safetensors": lambda path: formats.read_safetensors(path)[0],
     }
-    arrays = lookup(readers, weight_files.detect(path), f"format of {path}")(path)
+    arrays = lookup(readers, formats.detect(path), f"format of {path}")(path)
     if not isinstance(arrays, Mapping) or not all(hasattr(x, "shape") for x in arrays.values()):
         raise ValueError(f"{path} holds no arrays by name; {remedy}")
     try:
@@ -183,7 +184,7 @@ def inception_extractor(path: str, batch_size: int) -> FeatureExtractor:
 
 def classifier_extractor(
     name: str,
-    model: classifiers.Classifier,
+    model: judge.Classifier,
     variables: Variables,
     trained_on: Mapping[str, Any],
     batch_size: int,
@@ -205,7 +206,7 @@ def trained_classifier(
     load: Callable[[], tuple[np.ndarray, np.ndarray]],
     steps: int,
     seed: int,
-) -> tuple[classifiers.Classifier, Variables]:
+) -> tuple[judge.Classifier, Variables]:
     """Reads a classifier from a file, or trains it and writes the file.
 
     Args:
@@ -231,20 +232,20 @@ def trained_classifier(
             "a classifier cannot be trained on images of one class; give the data labels, or use "
             "--config.eval.features=inception"
         )
-    model = classifiers.fit_classifier(image_shape, classes)
+    model = judge.fit_classifier(image_shape, classes)
     log.info("training a classifier on %d images of %d classes", len(images), classes)
-    variables = classifiers.train_classifier(model, images, labels.astype(np.int32), steps, seed)
+    variables = judge.train_classifier(model, images, labels.astype(np.int32), steps, seed)
     if path and parallel.is_primary():
         arrays = flax.traverse_util.flatten_dict(variables, sep=".")
         notes = {"settings": json.dumps(settings), "classes": str(classes), "format": "flax"}
-        weight_files.write_safetensors(path, arrays, notes)
+        formats.write_safetensors(path, arrays, notes)
     return model, variables
 
 
 def _read_classifier(
     path: str, settings: Mapping[str, Any], image_shape: tuple[int, int, int]
-) -> tuple[classifiers.Classifier, Variables]:
-    arrays, notes = weight_files.read_safetensors(path)
+) -> tuple[judge.Classifier, Variables]:
+    arrays, notes = formats.read_safetensors(path)
     if "settings" not in notes:
         raise ValueError(f"{path} is no classifier of this program; set another eval.features_path")
     if changes := _differences(json.loads(notes["settings"]), settings):
@@ -252,7 +253,7 @@ def _read_classifier(
             f"{path} is the classifier of something else ({changes}); remove it, or set another "
             "eval.features_path"
         )
-    model = classifiers.fit_classifier(image_shape, int(notes["classes"]))
+    model = judge.fit_classifier(image_shape, int(notes["classes"]))
     return model, flax.traverse_util.unflatten_dict(arrays, sep=".")
 
 
