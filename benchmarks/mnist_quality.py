@@ -25,7 +25,7 @@ from scorax import run_lib
 from scorax.data_sources import mnist
 from scorax.experiment import load_config
 from scorax.metrics.feature_sets import feature_statistics, frechet_distance
-from scorax.metrics.features import FeatureExtractor, classifier_extractor, trained_classifier
+from scorax.metrics.features import FeatureExtractor, judge_extractor, trained_judge
 from scorax.metrics.neighbours import nearest_distances
 from scorax.utils.logging import versions, write_json
 
@@ -77,8 +77,8 @@ def get_classifier(
     """Reads the classifier in the file `path`, or trains it and writes it."""
     trained_on = {"dataset": "mnist", "dir": data_dir, "num_images": len(digits)}
     load = lambda: (digits.images[..., None], digits.labels)  # noqa: E731
-    model, variables = trained_classifier(path, trained_on, (28, 28, 1), load, steps, seed)
-    return classifier_extractor("mnist-classifier", model, variables, trained_on, BATCH_SIZE)
+    model, variables = trained_judge(path, trained_on, (28, 28, 1), load, steps, seed)
+    return judge_extractor("mnist-classifier", model, variables, trained_on, BATCH_SIZE)
 
 
 def classify(classifier: FeatureExtractor, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

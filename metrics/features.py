@@ -124,7 +124,7 @@ def _get_inception(config: ml_collections.ConfigDict) -> FeatureExtractor:
     return inception_extractor(config.eval.inception_path, config.eval.batch_size)
 
 
-def _get_classifier(config: ml_collections.ConfigDict) -> FeatureExtractor:
+def _get_judge(config: ml_collections.ConfigDict) -> FeatureExtractor:
     """The classifier in `config.eval.features_path`, which is trained if it is not there."""
     source = get_source(config, "train")
     data = get_data_description(config)
@@ -138,8 +138,8 @@ def _get_classifier(config: ml_collections.ConfigDict) -> FeatureExtractor:
         return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
 
     shape = source[0]["image"].shape
-    model, variables = trained_classifier(path, trained_on, shape, load, STEPS, SEED)
-    return classifier_extractor(
+    model, variables = trained_judge(path, trained_on, shape, load, STEPS, SEED)
+    return judge_extractor(
         f"{name}-classifier", model, variables, trained_on, config.eval.batch_size
     )
 
@@ -178,13 +178,13 @@ def inception_extractor(path: str, batch_size: int) -> FeatureExtractor:
         found = model.apply(variables, jnp.broadcast_to(images, shape))
         return Features(found["2048"], found["logits_unbiased"])
 
-    provenance = {"features": name, "sha256": checksum(variables)}
+    provenance = {"features": name, "sha256": sha256_of(variables)}
     return FeatureExtractor(name, provenance, variables, apply, batch_size)
 
 
-def classifier_extractor(
+def judge_extractor(
     name: str,
-    model: judge.Classifier,
+    model: judge.Judge,
     variables: Variables,
     trained_on: Mapping[str, Any],
     batch_size: int,
@@ -195,18 +195,18 @@ def classifier_extractor(
         logits, features = model.apply(variables, images / jnp.float32(255))
         return Features(features, logits)
 
-    provenance = {"features": name, "sha256": checksum(variables), "trained_on": dict(trained_on)}
+    provenance = {"features": name, "sha256": sha256_of(variables), "trained_on": dict(trained_on)}
     return FeatureExtractor(name, provenance, variables, apply, batch_size)
 
 
-def trained_classifier(
+def trained_judge(
     path: str | None,
     trained_on: Mapping[str, Any],
     image_shape: tuple[int, int, int],
     load: Callable[[], tuple[np.ndarray, np.ndarray]],
     steps: int,
     seed: int,
-) -> tuple[judge.Classifier, Variables]:
+) -> tuple[judge.Judge, Variables]:
     """Reads a classifier from a file, or trains it and writes the file.
 
     Args:
@@ -224,7 +224,7 @@ def trained_classifier(
     """
     settings = {**trained_on, "steps": steps, "seed": seed}
     if path and os.path.exists(path):
-        return _read_classifier(path, settings, image_shape)
+        return _read_judge(path, settings, image_shape)
     images, labels = load()
     classes = int(labels.max()) + 1
     if len(np.unique(labels)) < 2:
@@ -232,9 +232,9 @@ def trained_classifier(
             "a classifier cannot be trained on images of one class; give the data labels, or use "
             "--config.eval.features=inception"
         )
-    model = judge.fit_classifier(image_shape, classes)
+    model = judge.fit_judge(image_shape, classes)
     log.info("training a classifier on %d images of %d classes", len(images), classes)
-    variables = judge.train_classifier(model, images, labels.astype(np.int32), steps, seed)
+    variables = judge.train_judge(model, images, labels.astype(np.int32), steps, seed)
     if path and parallel.is_primary():
         arrays = flax.traverse_util.flatten_dict(variables, sep=".")
         notes = {"settings": json.dumps(settings), "classes": str(classes), "format": "flax"}
@@ -242,9 +242,9 @@ def trained_classifier(
     return model, variables
 
 
-def _read_classifier(
+def _read_judge(
     path: str, settings: Mapping[str, Any], image_shape: tuple[int, int, int]
-) -> tuple[judge.Classifier, Variables]:
+) -> tuple[judge.Judge, Variables]:
     arrays, notes = formats.read_safetensors(path)
     if "settings" not in notes:
         raise ValueError(f"{path} is no classifier of this program; set another eval.features_path")
@@ -253,11 +253,11 @@ def _read_classifier(
             f"{path} is the classifier of something else ({changes}); remove it, or set another "
             "eval.features_path"
         )
-    model = judge.fit_classifier(image_shape, int(notes["classes"]))
+    model = judge.fit_judge(image_shape, int(notes["classes"]))
     return model, flax.traverse_util.unflatten_dict(arrays, sep=".")
 
 
-def checksum(variables: Variables) -> str:
+def sha256_of(variables: Variables) -> str:
     """SHA-256 of arrays with their names, whatever file they come from."""
     digest = hashlib.sha256()
     for name, x in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
@@ -371,5 +371,5 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 # name -> function of the config that returns the extractor
 FEATURES: dict[str, Callable[[ml_collections.ConfigDict], FeatureExtractor]] = {
     "inception": _get_inception,
-    "classifier": _get_classifier,
+    "classifier": _get_judge,
 }

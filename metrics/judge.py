@@ -16,7 +16,7 @@ BATCH_SIZE = 128
 WIDEST = 128  # channels, at most
 
 
-class Classifier(nn.Module):
+class Judge(nn.Module):
     """Convolutions with pooling, and two dense layers; 64 features before the last.
 
     Attributes:
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes)(features), features
 
 
-def fit_classifier(image_shape: Sequence[int], num_classes: int) -> Classifier:
+def fit_judge(image_shape: Sequence[int], num_classes: int) -> Judge:
     """A classifier that leaves 8x8 pixels or fewer of images (H, W, C), by 2 convolutions or more.
 
     Raises:
@@ -51,16 +51,16 @@ def fit_classifier(image_shape: Sequence[int], num_classes: int) -> Classifier:
         )
     depth = max(2, int(np.ceil(np.log2(large / 8))))
     depth = min(depth, int(np.log2(small)))
-    return Classifier(num_classes, tuple(min(16 * 2**i, WIDEST) for i in range(depth)))
+    return Judge(num_classes, tuple(min(16 * 2**i, WIDEST) for i in range(depth)))
 
 
-def init_classifier(model: Classifier, image_shape: Sequence[int], seed: int) -> dict[str, Any]:
+def init_judge(model: Judge, image_shape: Sequence[int], seed: int) -> dict[str, Any]:
     """Variables of a classifier of images (H, W, C) before training, on the host."""
     return jax.device_get(jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *image_shape))))
 
 
-def train_classifier(
-    model: Classifier, images: np.ndarray, labels: np.ndarray, steps: int, seed: int
+def train_judge(
+    model: Judge, images: np.ndarray, labels: np.ndarray, steps: int, seed: int
 ) -> dict[str, Any]:
     """Trains on images that are moved at random by up to a 14th of their size.
 
@@ -76,7 +76,7 @@ def train_classifier(
     """
     rng = np.random.default_rng(seed)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, 2e-3, pct_start=0.1))
-    params = init_classifier(model, images.shape[1:], seed)
+    params = init_judge(model, images.shape[1:], seed)
     opt_state = optimizer.init(params)
 
     def loss_fn(params: dict[str, Any], x: jax.Array, labels: jax.Array) -> jax.Array:

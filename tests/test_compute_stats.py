@@ -36,14 +36,12 @@ def classifier(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             judge,
-            "train_classifier",
-            lambda model, images, labels, steps, seed: judge.init_classifier(
-                model, (8, 8, 1), seed
-            ),
+            "train_judge",
+            lambda model, images, labels, steps, seed: judge.init_judge(model, (8, 8, 1), seed),
         )
         source = digits.load("train")
         load = lambda: (source.images, source.labels)  # noqa: E731
-        features.trained_classifier(
+        features.trained_judge(
             str(path), trained_on, (8, 8, 1), load, features.STEPS, features.SEED
         )
     return path

@@ -94,7 +94,7 @@ def test_the_classifier_has_learnt_and_is_kept(extractor, path, few_steps, monke
     def train(*arguments):
         raise AssertionError("it is trained once")
 
-    monkeypatch.setattr(judge, "train_classifier", train)
+    monkeypatch.setattr(judge, "train_judge", train)
     again = features.get_feature_extractor(get_config(features_path=path))
     assert again.provenance == extractor.provenance
     np.testing.assert_array_equal(again(source.images).features, found.features)
@@ -104,10 +104,10 @@ def test_training_is_a_function_of_the_seed(few_steps):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
     data = images, np.arange(50, dtype=np.int32) % 3
-    train = lambda seed: features.trained_classifier(  # noqa: E731
+    train = lambda seed: features.trained_judge(  # noqa: E731
         None, {}, (8, 8, 1), lambda: data, steps=3, seed=seed
     )[1]
-    first, again, other = (features.checksum(train(seed)) for seed in (0, 0, 1))
+    first, again, other = (features.sha256_of(train(seed)) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -124,7 +124,7 @@ def test_training_is_a_function_of_the_seed(few_steps):
     ],
 )
 def test_classifiers_fit_their_images(shape, widths):
-    model = judge.fit_classifier(shape, 5)
+    model = judge.fit_judge(shape, 5)
     assert model.widths == widths
     x = jax.ShapeDtypeStruct((7, *shape), jnp.float32)
     (logits, found), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
@@ -142,10 +142,10 @@ def test_shifts_move_by_a_14th_at_most():
 
 def test_impossible_classifiers(path, extractor, tmp_path, few_steps):
     with pytest.raises(ValueError, match="images of 4x4 pixels or more and 2 classes or more"):
-        judge.fit_classifier((3, 8, 1), 5)
+        judge.fit_judge((3, 8, 1), 5)
     one_class = lambda: (np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4))  # noqa: E731
     with pytest.raises(ValueError, match="cannot be trained on images of one class"):
-        features.trained_classifier(None, {}, (8, 8, 1), one_class, 3, 0)
+        features.trained_judge(None, {}, (8, 8, 1), one_class, 3, 0)
     with pytest.raises(ValueError, match="the classifier of something else .*steps: 250 instead"):
         features.STEPS = 7  # put back by few_steps
         features.get_feature_extractor(get_config(features_path=path))
