@@ -1,14 +1,16 @@
-"""Features of images to compare samples by: the networks that make them, and those of data sets.
+"""The networks that make features of images, and the feature statistics of data sets.
 
 `eval.features` selects the network:
 
-* "inception": the Inception-v3 of FID, whose weights are a file that has to be given. Images are
-  resized as TensorFlow 1 did, grey ones have three equal channels.
-* "classifier": a small one that is trained here on the data set of the config, once: it is kept in
-  a file. Distances of its features are called FD, never FID, and depend on that very file.
+* "inception": the Inception-v3 network of FID, whose weights the user has to provide as a file.
+  Images are resized as TensorFlow 1 did; grey images are given three equal channels.
+* "classifier": the judge (`metrics.judge`), a small classifier that is trained once on the data set
+  of the config and kept in a file. Fréchet distances between its features are called FD, never FID,
+  and can be compared only if they were computed with the same file.
 
-Images are uint8 (N, H, W, C). The reference statistics of a data set are of all images of a split,
-not flipped; their file says what they were made of, and is refused for anything else.
+Images are uint8 (N, H, W, C). The reference statistics of a data set cover all images of a split,
+without flips. The file that holds them records the data and the network they were computed from,
+and is refused for any other data or network.
 """
 
 import dataclasses
@@ -46,21 +48,21 @@ INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = (
     f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 )
-STEPS, SEED = 1500, 0  # of the classifier's training
-NAMELESS = ("image_folder", "array_record", "npz", "hdf5", "tfrecord")  # told apart by folder
-CHUNK = 512  # images of a data set in memory at a time, where only statistics are wanted
+STEPS, SEED = 1500, 0  # of the judge's training
+NAMELESS = ("image_folder", "array_record", "npz", "hdf5", "tfrecord")  # identified by folder
+CHUNK = 512  # images of a data set in memory at a time while statistics are computed
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureExtractor:
-    """A network that makes features of images, compiled once for each size of image.
+    """A network that makes features of images, compiled once for each image size.
 
     Attributes:
-      name: of the network: "inception-v3", "mnist-classifier", ...
-      provenance: the name as "features", "sha256" of the weights, and what they come from.
-      variables: of the network.
-      apply: of variables and uint8 (B, H, W, C).
-      batch_size: images at a time, over all devices.
+      name: name of the network: "inception-v3", "mnist-classifier", ...
+      provenance: "features" (the name), "sha256" (of the weights) and, for the judge, "trained_on".
+      variables: variables of the network.
+      apply: function of the variables and of images uint8 (B, H, W, C).
+      batch_size: images per batch, over all devices.
     """
 
     name: str
@@ -71,23 +73,23 @@ class FeatureExtractor:
 
     @property
     def distance_name(self) -> str:
-        """What the Fréchet distance of these features is called: FID of Inception's only."""
+        """Name of the Fréchet distance between these features: "FID" is reserved for Inception."""
         return "FID" if self.name == "inception-v3" else f"FD-{self.name}"
 
     def __call__(self, images: np.ndarray) -> Features:
-        """Features (N, D) and logits (N, K), float32, of images: uint8 (N, H, W, C).
+        """Returns features (N, D) and logits (N, K), float32, of images: uint8 (N, H, W, C).
 
         Raises:
-          ValueError: for other images, or none.
+          ValueError: for images of another type or shape, or no image.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             raise ValueError(
                 f"images are {images.dtype} of shape {images.shape}; features are made of uint8 "
-                "(N, H, W, C), at least one"
+                "images (N, H, W, C), at least one"
             )
         parts = []
-        # Batches of one size, so that nothing is compiled for the last one.
+        # All batches have the same size, so that the last one needs no compilation of its own.
         n = -(-self.batch_size // parallel.device_count()) * parallel.device_count()
         for i in range(0, len(images), n):
             batch = images[i : i + n]
@@ -112,10 +114,10 @@ def _join(parts: list[Features]) -> Features:
 
 
 def get_feature_extractor(config: ml_collections.ConfigDict) -> FeatureExtractor:
-    """Returns the network `config.eval.features`, a row of `FEATURES`.
+    """Returns the network that `config.eval.features` names, a row of `FEATURES`.
 
     Raises:
-      ValueError: for another name, a missing or wrong file, or data without classes to learn.
+      ValueError: for an unknown name, a missing or wrong file, or data with fewer than two classes.
     """
     return lookup(FEATURES, config.eval.features, "features (eval.features)")(config)
 
@@ -125,7 +127,7 @@ def _get_inception(config: ml_collections.ConfigDict) -> FeatureExtractor:
 
 
 def _get_judge(config: ml_collections.ConfigDict) -> FeatureExtractor:
-    """The classifier in `config.eval.features_path`, which is trained if it is not there."""
+    """Returns the judge in `config.eval.features_path`; trains it first if the file is missing."""
     source = get_source(config, "train")
     data = get_data_description(config)
     name = "-".join(filter(None, (data["dataset"], data["folder"], data["category"])))
@@ -145,14 +147,14 @@ def _get_judge(config: ml_collections.ConfigDict) -> FeatureExtractor:
 
 
 def inception_extractor(path: str, batch_size: int) -> FeatureExtractor:
-    """The Inception-v3 of FID.
+    """Returns the Inception-v3 network of FID.
 
     Args:
-      path: of the weights in PyTorch's names, a .pth or .safetensors file.
-      batch_size: images at a time, over all devices.
+      path: a .pth or .safetensors file of the weights, with PyTorch's names.
+      batch_size: images per batch, over all devices.
 
     Raises:
-      ValueError: for a missing or other file, saying which is wanted and where it is.
+      ValueError: if the file is missing or is a different one; the message says where to get it.
     """
     remedy = (
         f"get {INCEPTION_FILE} from {INCEPTION_URL} and give it with "
@@ -189,7 +191,7 @@ def judge_extractor(
     trained_on: Mapping[str, Any],
     batch_size: int,
 ) -> FeatureExtractor:
-    """The last hidden layer and the logits of a classifier; see `FeatureExtractor`."""
+    """Returns the last hidden layer and the logits of a judge as a `FeatureExtractor`."""
 
     def apply(variables: Variables, images: jax.Array) -> Features:
         logits, features = model.apply(variables, images / jnp.float32(255))
@@ -207,20 +209,20 @@ def trained_judge(
     steps: int,
     seed: int,
 ) -> tuple[judge.Judge, Variables]:
-    """Reads a classifier from a file, or trains it and writes the file.
+    """Reads a judge from a file, or trains it and writes the file.
 
     Args:
-      path: of the file, .safetensors; None: train, and keep nothing.
-      trained_on: what says that a file is of the same data, of JSON types.
+      path: the .safetensors file; None to train without writing a file.
+      trained_on: description of the data, of JSON types; an existing file must have the same one.
       image_shape: (H, W, C) of the images.
       load: returns images, uint8 (N, H, W, C), and labels, whole numbers (N,) from 0.
-      steps, seed: of the training.
+      steps, seed: number of training steps and seed of the training.
 
     Returns:
       The network and its variables.
 
     Raises:
-      ValueError: for a file that holds something else, or data with less than two classes.
+      ValueError: for a file that holds something else, or data with fewer than two classes.
     """
     settings = {**trained_on, "steps": steps, "seed": seed}
     if path and os.path.exists(path):
@@ -229,11 +231,11 @@ def trained_judge(
     classes = int(labels.max()) + 1
     if len(np.unique(labels)) < 2:
         raise ValueError(
-            "a classifier cannot be trained on images of one class; give the data labels, or use "
-            "--config.eval.features=inception"
+            "the judge (eval.features='classifier') cannot be trained on images of one class; use "
+            "data with labels, or --config.eval.features=inception"
         )
     model = judge.fit_judge(image_shape, classes)
-    log.info("training a classifier on %d images of %d classes", len(images), classes)
+    log.info("training the judge on %d images of %d classes", len(images), classes)
     variables = judge.train_judge(model, images, labels.astype(np.int32), steps, seed)
     if path and parallel.is_primary():
         arrays = flax.traverse_util.flatten_dict(variables, sep=".")
@@ -247,10 +249,10 @@ def _read_judge(
 ) -> tuple[judge.Judge, Variables]:
     arrays, notes = formats.read_safetensors(path)
     if "settings" not in notes:
-        raise ValueError(f"{path} is no classifier of this program; set another eval.features_path")
+        raise ValueError(f"{path} was not written as a judge; set another eval.features_path")
     if changes := _differences(json.loads(notes["settings"]), settings):
         raise ValueError(
-            f"{path} is the classifier of something else ({changes}); remove it, or set another "
+            f"{path} is a judge of other data ({changes}); remove the file, or set another "
             "eval.features_path"
         )
     model = judge.fit_judge(image_shape, int(notes["classes"]))
@@ -258,7 +260,7 @@ def _read_judge(
 
 
 def sha256_of(variables: Variables) -> str:
-    """SHA-256 of arrays with their names, whatever file they come from."""
+    """Returns the SHA-256 of arrays and their names, which is the same for every file format."""
     digest = hashlib.sha256()
     for name, x in sorted(flax.traverse_util.flatten_dict(variables, sep="/").items()):
         digest.update(f"{name} {x.shape} {x.dtype} ".encode())
@@ -267,7 +269,7 @@ def sha256_of(variables: Variables) -> str:
 
 
 def get_data_description(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What statistics and classifiers of two configs have to have in common."""
+    """Returns what two configs must have in common to share statistics and a judge."""
     data, name = config.data, config.data.dataset.lower()
     return {
         "dataset": name,
@@ -281,10 +283,12 @@ def get_data_description(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def get_reference_statistics(
     config: ml_collections.ConfigDict, extractor: FeatureExtractor
 ) -> Statistics:
-    """Returns those in the file `config.eval.stats` or, if it is "", of all training images.
+    """Reads the statistics in the file `config.eval.stats`.
+
+    Where that is "", they are computed from all training images.
 
     Raises:
-      ValueError: for a missing file, or one of other data or features.
+      ValueError: if the file is missing, or its statistics are of other data or another network.
     """
     if not config.eval.stats:
         return get_statistics(config, extractor)
@@ -302,14 +306,14 @@ def get_statistics(
     """Computes the statistics of all images of a split of the data set.
 
     Args:
-      config: of which `data` counts; images are not flipped or dequantised.
+      config: only `config.data` is used; images are not flipped or dequantised.
       extractor: makes the features.
       split: "train" or "test".
-      keep: keep features and logits of so many images, evenly spread; None: of all.
-      progress: goes over the parts of the data set.
+      keep: number of images, evenly spread, whose features and logits are kept; None for all.
+      progress: wraps the loop over the parts of the data set.
 
     Raises:
-      ValueError: as `get_source`, or for a negative number to keep.
+      ValueError: as `get_source`, or if `keep` is negative.
     """
     source = get_source(config, split)
     keep = len(source) if keep is None else min(keep, len(source))
@@ -333,21 +337,21 @@ def get_statistics(
 
 
 def save_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
-    """Writes an npz with `mean`, `cov`, `num`, what was kept, and `provenance` as JSON."""
+    """Writes an npz file: `mean`, `cov`, `num`, kept features and logits, `provenance` as JSON."""
     arrays = {k: x for k, x in statistics._asdict().items() if x is not None}
     arrays["provenance"] = np.array(json.dumps(statistics.provenance))
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def load_statistics(path: str | os.PathLike, expected: Mapping[str, Any]) -> Statistics:
-    """Reads statistics.
+    """Reads statistics from a file that `save_statistics` wrote.
 
     Args:
-      path: of a file that `save_statistics` wrote.
-      expected: what its provenance has to say: data set, image size, features, ...
+      path: the file.
+      expected: entries that its provenance must have: data set, image size, features, ...
 
     Raises:
-      ValueError: for a missing or damaged file, or one of something else.
+      ValueError: if the file is missing or damaged, or its provenance differs from `expected`.
     """
     remedy = "make it with python -m tools.compute_stats"
     try:
@@ -363,12 +367,12 @@ def load_statistics(path: str | os.PathLike, expected: Mapping[str, Any]) -> Sta
 
 
 def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """Where what was found is not what was expected, in words."""
+    """Returns a text that lists the entries of `found` that differ from `expected`."""
     pairs = ((key, found.get(key), value) for key, value in expected.items())
     return ", ".join(f"{k}: {x!r} instead of {y!r}" for k, x, y in pairs if x != y)
 
 
-# name -> function of the config that returns the extractor
+# name -> builder: config -> FeatureExtractor
 FEATURES: dict[str, Callable[[ml_collections.ConfigDict], FeatureExtractor]] = {
     "inception": _get_inception,
     "classifier": _get_judge,

@@ -1,6 +1,8 @@
-"""A small classifier of images, whose last hidden layer gives features to compare samples by.
+"""The judge: a small classifier of clean images whose last hidden layer gives features of samples.
 
-Images are NHWC with values in [0, 1]; labels are 0, 1, ... The training is deterministic by seed.
+It is not the noise-conditional classifier that guides sampling (`models.noise_classifier`).
+
+Images are NHWC with values in [0, 1]; labels are 0, 1, ... The seed determines the training.
 """
 
 from collections.abc import Sequence
@@ -13,14 +15,14 @@ import numpy as np
 import optax
 
 BATCH_SIZE = 128
-WIDEST = 128  # channels, at most
+WIDEST = 128  # the largest number of channels
 
 
 class Judge(nn.Module):
-    """Convolutions with pooling, and two dense layers; 64 features before the last.
+    """Convolutions with pooling, then two dense layers; the features are the 64 inputs of the last.
 
     Attributes:
-      num_classes: of the labels.
+      num_classes: number of classes.
       widths: channels of the convolutions, each of which halves height and width.
     """
 
@@ -38,16 +40,19 @@ class Judge(nn.Module):
 
 
 def fit_judge(image_shape: Sequence[int], num_classes: int) -> Judge:
-    """A classifier that leaves 8x8 pixels or fewer of images (H, W, C), by 2 convolutions or more.
+    """Returns a judge of images (H, W, C) with enough convolutions to leave 8x8 pixels or fewer.
+
+    It has at least 2 convolutions, and never more than the shorter side can be halved.
 
     Raises:
-      ValueError: for images of less than 4x4 pixels, or less than two classes.
+      ValueError: for images smaller than 4x4 pixels, or fewer than two classes.
     """
     small, large = min(image_shape[:2]), max(image_shape[:2])
     if small < 4 or num_classes < 2:
         raise ValueError(
-            f"a classifier needs images of 4x4 pixels or more and 2 classes or more, not "
-            f"{image_shape[0]}x{image_shape[1]} and {num_classes}"
+            f"the judge needs images of 4x4 pixels or more and 2 classes or more, not "
+            f"{image_shape[0]}x{image_shape[1]} and {num_classes}; use "
+            "--config.eval.features=inception"
         )
     depth = max(2, int(np.ceil(np.log2(large / 8))))
     depth = min(depth, int(np.log2(small)))
@@ -55,24 +60,24 @@ def fit_judge(image_shape: Sequence[int], num_classes: int) -> Judge:
 
 
 def init_judge(model: Judge, image_shape: Sequence[int], seed: int) -> dict[str, Any]:
-    """Variables of a classifier of images (H, W, C) before training, on the host."""
+    """Returns the untrained variables of a judge of images (H, W, C), on the host."""
     return jax.device_get(jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *image_shape))))
 
 
 def train_judge(
     model: Judge, images: np.ndarray, labels: np.ndarray, steps: int, seed: int
 ) -> dict[str, Any]:
-    """Trains on images that are moved at random by up to a 14th of their size.
+    """Trains a judge on images that are shifted at random by up to a 14th of their size.
 
     Args:
-      model: fits the images.
+      model: a judge made by `fit_judge` for these images.
       images: uint8 (N, H, W, C).
       labels: int32 (N,).
-      steps: of Adam with batches of 128 and a learning rate that rises to 2e-3 and falls to 0.
-      seed: of initialisation, batches and moves.
+      steps: Adam steps, with batches of 128 and a learning rate that rises to 2e-3 and falls to 0.
+      seed: for initialisation, batches and shifts.
 
     Returns:
-      The variables of the model.
+      The trained variables.
     """
     rng = np.random.default_rng(seed)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, 2e-3, pct_start=0.1))
@@ -97,7 +102,7 @@ def train_judge(
 
 
 def shift_randomly(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Moves each of (N, H, W, C) by up to H // 14 and W // 14 pixels, filling with 0."""
+    """Shifts each image of (N, H, W, C) by up to H // 14 and W // 14 pixels; gaps become 0."""
     n, *size, _ = images.shape
     most = [length // 14 for length in size]
     padded = np.pad(images, ((0, 0), *((m, m) for m in most), (0, 0)))

@@ -146,12 +146,12 @@ def test_impossible_classifiers(path, extractor, tmp_path, few_steps):
     one_class = lambda: (np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4))  # noqa: E731
     with pytest.raises(ValueError, match="cannot be trained on images of one class"):
         features.trained_judge(None, {}, (8, 8, 1), one_class, 3, 0)
-    with pytest.raises(ValueError, match="the classifier of something else .*steps: 250 instead"):
+    with pytest.raises(ValueError, match="a judge of other data .*steps: 250 instead"):
         features.STEPS = 7  # put back by few_steps
         features.get_feature_extractor(get_config(features_path=path))
     other = str(tmp_path / "other.safetensors")
     formats.write_safetensors(other, {"x": np.zeros(2)}, {})
-    with pytest.raises(ValueError, match="other.safetensors is no classifier of this program"):
+    with pytest.raises(ValueError, match="other.safetensors was not written as a judge"):
         features.get_feature_extractor(get_config(features_path=other))
 
 
