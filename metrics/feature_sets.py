@@ -1,8 +1,8 @@
-"""Metrics of samples that are feature vectors, (N, D): functions of arrays, nothing else.
+"""Metrics of sets of feature vectors, (N, D), as pure functions of arrays.
 
-Which network or transform the features come from is the caller's choice (`metrics.features` has
-some). `METRICS` lists what is reported of a set of samples. Everything is computed on the host in
-double precision.
+The caller chooses the network or transform that makes the features (`metrics.features` has some).
+`METRICS` lists the metrics that can be reported for a set of samples. Everything is computed on the
+host in double precision.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from scorax.metrics.points import check_finite, check_points, squared_mmd
 
 
 class Features(NamedTuple):
-    """What a network makes of N images: features (N, D) and, of a classifier, logits (N, K)."""
+    """Output of a network for N images: features (N, D) and, if it classifies, logits (N, K)."""
 
     features: np.ndarray
     logits: np.ndarray | None = None
 
 
 class Statistics(NamedTuple):
-    """What is known of a reference set of `num` images.
+    """Statistics of a reference set of `num` images.
 
-    `mean` (D,) and `cov` (D, D) are of all images; `features` (n, D) and `logits` (n, K) are those
-    of n of them, or None; `provenance` says what they were made of.
+    `mean` (D,) and `cov` (D, D) cover all images. `features` (n, D) and `logits` (n, K) cover n of
+    the images, or are None. `provenance` records the data and the network.
     """
 
     mean: np.ndarray
@@ -39,20 +39,21 @@ class Statistics(NamedTuple):
 
 
 class Moments:
-    """Mean and covariance of features that come in parts.
+    """Mean and covariance of features that arrive in parts.
 
-    Parts are joined by Chan, Golub & LeVeque 1979 ("Updating formulae and a pairwise algorithm for
-    computing sample variances"), which keeps a small spread around a large mean.
+    Parts are merged by the method of Chan, Golub & LeVeque 1979 ("Updating formulae and a pairwise
+    algorithm for computing sample variances"), which stays accurate when the spread is small
+    compared to the mean.
 
     Attributes:
-      num: samples so far.
+      num: number of samples so far.
     """
 
     def __init__(self) -> None:
         self.num, self._mean, self._scatter = 0, 0.0, 0.0
 
     def add(self, features: ArrayLike) -> "Moments":
-        """Counts a part in: (n, D), n at least 1.
+        """Adds a part: (n, D), n at least 1.
 
         Raises:
           ValueError: for another shape, or a value that is not finite.
@@ -68,7 +69,7 @@ class Moments:
         return self
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mean (D,) and the covariance (D, D) with divisor N - 1, float64.
+        """Returns the mean (D,) and the covariance (D, D) with divisor N - 1, float64.
 
         Raises:
           ValueError: for fewer than two samples.
@@ -79,7 +80,7 @@ class Moments:
 
 
 def feature_statistics(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of a set of features.
+    """Returns the mean and covariance of a set of features.
 
     Args:
       features: (N, D).
@@ -98,20 +99,21 @@ def frechet_distance(mu_a: ArrayLike, cov_a: ArrayLike, mu_b: ArrayLike, cov_b: 
 
         |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
-    The trace of the root is that of (S_a^(1/2) S_b S_a^(1/2))^(1/2), the sum of the singular values
-    of S_a^(1/2) S_b^(1/2). So only symmetric roots are taken, nothing complex appears and singular
-    covariances (fewer samples than dimensions) need no offset on the diagonal.
+    The trace of the root equals tr (S_a^(1/2) S_b S_a^(1/2))^(1/2), which is the sum of the
+    singular values of S_a^(1/2) S_b^(1/2). All roots taken are therefore of symmetric matrices, no
+    complex numbers appear, and singular covariances (fewer samples than dimensions) need no offset
+    on the diagonal.
 
     Args:
       mu_a, mu_b: (D,) means.
       cov_a, cov_b: (D, D) covariances.
 
     Returns:
-      The distance, not negative.
+      The squared distance, at least 0.
 
     Raises:
-      ValueError: for shapes that do not fit, a value that is not finite, or a matrix that is no
-        covariance.
+      ValueError: for shapes that do not match, a value that is not finite, or a matrix that is not
+        a covariance.
     """
     mu_a, cov_a = _check_gaussian(mu_a, cov_a, "a")
     mu_b, cov_b = _check_gaussian(mu_b, cov_b, "b")
@@ -129,7 +131,7 @@ def frechet_distance(mu_a: ArrayLike, cov_a: ArrayLike, mu_b: ArrayLike, cov_b: 
 def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(x . y / D + 1)^3, the kernel of KID: (N, D), (M, D) -> (N, M)."""
     base = x @ y.T / x.shape[1] + 1
-    return base * base * base  # a power costs ten times as much
+    return base * base * base  # base**3 takes ten times as long
 
 
 def kernel_distance(
@@ -142,27 +144,30 @@ def kernel_distance(
 ) -> np.ndarray:
     """Unbiased squared MMDs of subsets with `polynomial_kernel` (KID, Binkowski et al. 2018).
 
-    KID is their mean, given with their standard deviation. That of whole sets is
-    `squared_mmd(a, b, polynomial_kernel)`.
+    KID is the mean over the subsets, reported together with the standard deviation. For the squared
+    MMD of the whole sets use `squared_mmd(a, b, polynomial_kernel)`.
 
     Args:
       a, b: (N, D) and (M, D).
-      subsets: rows of a and of b, (S, n) and (S, m); None: drawn without repetition.
-      num_subsets, subset_size: of the subsets that are drawn.
-      seed: of that draw.
+      subsets: row numbers in a and in b, (S, n) and (S, m); None to draw them, without replacement
+        within a subset.
+      num_subsets, subset_size: number and size of the subsets to draw.
+      seed: seed of the draw.
 
     Returns:
-      (S,), which may be negative.
+      The squared MMDs (S,), which may be negative.
 
     Raises:
-      ValueError: for sets that cannot be compared, subsets larger than a set, or rows beyond it.
+      ValueError: for sets that cannot be compared, subsets larger than a set, or row numbers out of
+        range.
     """
     a, b = check_points(a=a, b=b)
     if subsets is None:
         if num_subsets < 1 or not 2 <= subset_size <= min(len(a), len(b)):
             raise ValueError(
                 f"KID with {num_subsets} subsets of {subset_size} of {len(a)} and {len(b)} samples "
-                "cannot be; take 1 subset or more, of 2 samples up to the smaller set"
+                "cannot be computed; take at least 1 subset, of 2 samples up to the size of the "
+                "smaller set"
             )
         rng = np.random.default_rng(seed)
         draws = [
@@ -175,24 +180,24 @@ def kernel_distance(
         if r.ndim != 2 or r.shape[0] != len(rows[0]) or r.min() < 0 or r.max() >= len(x):
             raise ValueError(
                 f"subsets of shape {r.shape} are no rows of the {len(x)} samples of {name}; give "
-                "(S, n) numbers from 0, as many subsets of both sets"
+                "(S, n) row numbers from 0, with the same S for both sets"
             )
     pairs = zip(*rows, strict=True)
     return np.array([squared_mmd(a[i], b[j], polynomial_kernel) for i, j in pairs])
 
 
 def inception_score(logits: ArrayLike, splits: int = 10) -> tuple[float, float]:
-    """exp(E_x KL(p(y|x) || p(y))), of consecutive parts (Salimans et al. 2016, section 4).
+    """exp(E_x KL(p(y|x) || p(y))) of consecutive parts (Salimans et al. 2016, section 4).
 
     Args:
-      logits: (N, K), not shuffled here.
-      splits: number of parts; part i has the rows floor(i N / splits) ... and its own p(y).
+      logits: (N, K); the order is kept.
+      splits: number of parts; part i starts at row floor(i N / splits) and has its own p(y).
 
     Returns:
       Mean and standard deviation (divisor `splits`) over the parts.
 
     Raises:
-      ValueError: for more splits than samples, or logits that cannot be used.
+      ValueError: for more splits than samples, or logits of another shape or not finite.
     """
     logits = check_points(logits=logits)[0]
     if not 1 <= splits <= len(logits):
@@ -221,11 +226,11 @@ def _symmetric_root(cov: np.ndarray, name: str) -> np.ndarray:
     """The symmetric square root of a positive semi-definite matrix."""
     scale = np.abs(cov).max()
     if np.abs(cov - cov.T).max() > 1e-6 * scale:
-        raise ValueError(f"{name} is not symmetric, so it is no covariance")
+        raise ValueError(f"{name} is not symmetric, so it is not a covariance")
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     if values[0] < -1e-6 * max(values[-1], 0.0) or values[-1] < 0:
-        raise ValueError(f"{name} has the eigenvalue {values[0]:.3g}, so it is no covariance")
-    # An eigenvalue of 1e-16 is a rounded 0, but its root of 1e-8 would count.
+        raise ValueError(f"{name} has the eigenvalue {values[0]:.3g}, so it is not a covariance")
+    # An eigenvalue of 1e-16 is a rounding error of 0, but its root 1e-8 would change the result.
     rounding = len(cov) * np.finfo(np.float64).eps * values[-1]
     roots = np.sqrt(np.where(values > rounding, values, 0.0))
     return (vectors * roots) @ vectors.T
@@ -274,14 +279,15 @@ def _memorization(samples: Features, reference: Statistics) -> dict[str, float]:
 def _needed(array: np.ndarray | None, metric: str, what: str) -> np.ndarray:
     if array is None:
         raise ValueError(
-            f"{metric} needs the {what}, which are not there; leave it out or make "
-            "the statistics with --keep"
+            f"{metric} needs the {what}, which are not there; leave {metric} out, or make the "
+            "statistics with --keep"
         )
     return array
 
 
 # name -> (features of the samples, statistics of the reference) -> numbers for the report. The
-# numbers of neighbours are those of the papers; an "Inception" score is that of any classifier.
+# numbers of neighbours k are taken from the papers. The "inception_score" works with the logits of
+# any classifier.
 METRICS: dict[str, Callable[[Features, Statistics], dict[str, float]]] = {
     "fd": _fd,
     "kid": _kid,

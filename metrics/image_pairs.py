@@ -1,8 +1,8 @@
-"""Likeness of images to originals: PSNR and SSIM, as scikit-image defines them.
+"""Similarity of images to originals: PSNR and SSIM, as scikit-image defines them.
 
-Images are (N, H, W, C) on the host, each compared with the one of the same number; results are (N,)
-in double precision. The range of the values, from black to white, is 255 for uint8 and otherwise 1
-unless given.
+Images are (N, H, W, C) on the host; image i is compared with original i. Results are (N,) in double
+precision. The range of the values, from black to white, is 255 for uint8 and otherwise 1, unless
+the caller gives it.
 """
 
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from skimage.metrics import structural_similarity
 
-_GAUSSIAN_SIZE = 11  # pixels, of the window whose weights have standard deviation 1.5
+_GAUSSIAN_SIZE = 11  # pixels: size of the window whose weights have standard deviation 1.5
 
 
 def psnr(images: ArrayLike, originals: ArrayLike, data_range: float | None = None) -> np.ndarray:
@@ -19,7 +19,7 @@ def psnr(images: ArrayLike, originals: ArrayLike, data_range: float | None = Non
 
     Args:
       images, originals: (N, H, W, C).
-      data_range: from black to white; None: see the head of the file.
+      data_range: white minus black; None: the default in the module docstring.
 
     Returns:
       (N,), infinite for equal images.
@@ -41,14 +41,14 @@ def ssim(
 ) -> np.ndarray:
     """Structural similarity (Wang et al. 2004, equation 13), with K1 = .01 and K2 = .03.
 
-    It is the mean over the channels and over the pixels whose window lies in the image.
+    The result is the mean over the channels and over all pixels whose window lies inside the image.
 
     Args:
       images, originals: (N, H, W, C).
-      data_range: from black to white; None: see the head of the file.
-      gaussian: weight pixels with a Gaussian of standard deviation 1.5 in a window of 11, as in the
-        paper; False: equal weights, and the sample covariance.
-      size: of the window with equal weights, an odd number of pixels.
+      data_range: white minus black; None: the default in the module docstring.
+      gaussian: True for Gaussian weights with standard deviation 1.5 in a window of 11, as in the
+        paper; False for equal weights and the sample covariance.
+      size: size of the window with equal weights, an odd number of pixels.
 
     Returns:
       (N,), 1 for equal images.
@@ -61,7 +61,7 @@ def ssim(
     if size < 3 or size % 2 == 0 or min(x.shape[1:3]) < size:
         raise ValueError(
             f"SSIM with a window of {size} pixels of images of {x.shape[1]}x{x.shape[2]} cannot be "
-            "computed; give an odd window of 3 or more, and images not smaller"
+            "computed; give an odd window size of at least 3 and images at least as large as it"
         )
     options = {"gaussian_weights": gaussian, "use_sample_covariance": not gaussian}
     similarity = functools.partial(
@@ -73,16 +73,17 @@ def ssim(
 def _check(
     images: ArrayLike, originals: ArrayLike, data_range: float | None
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Both as float64, and the range of their values."""
+    """Returns both arrays as float64, and the range of their values."""
     images, originals = np.asarray(images), np.asarray(originals)
     if images.ndim != 4 or images.shape != originals.shape or 0 in images.shape:
         raise ValueError(
             f"images of shape {images.shape} cannot be compared with originals of shape "
-            f"{originals.shape}; give both as (N, H, W, C), none of them 0"
+            f"{originals.shape}; give both the same shape (N, H, W, C), without a 0"
         )
     if images.dtype != originals.dtype and np.uint8 in (images.dtype, originals.dtype):
         raise ValueError(
-            f"images are {images.dtype} and originals {originals.dtype}; bring both to one range"
+            f"images are {images.dtype} and originals {originals.dtype}; give both the same range "
+            "and type"
         )
     if data_range is None:
         data_range = 255.0 if images.dtype == np.uint8 else 1.0

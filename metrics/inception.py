@@ -1,11 +1,12 @@
-"""The Inception-v3 of the Fréchet inception distance, inference only.
+"""The Inception-v3 network of the Fréchet inception distance, for inference only.
 
-It is the network of 2015-12-05 with 1,008 outputs (Szegedy et al. 2015, arXiv 1512.00567, sections
-3-6) that FID (Heusel et al. 2017) is defined with, not the one of torchvision: its average pools
-leave out the padding, its last block has a max pool, and images are resized as TensorFlow 1 did.
-Modules have the names of the usual file of its weights in PyTorch, see `from_torch`.
+FID (Heusel et al. 2017) is defined with the network of 2015-12-05, which has 1,008 outputs (Szegedy
+et al. 2015, arXiv 1512.00567, sections 3-6). It differs from torchvision's Inception-v3: average
+pools leave out the padding, the last block has a max pool, and images are resized as TensorFlow 1
+did. Modules are named as in the usual PyTorch file of the weights; see `from_torch`.
 
-Images are NHWC. Everything is float32, also where a device would round the factors of products.
+Images are NHWC. Everything is computed in full float32, even on devices that would otherwise round
+the factors of products to a smaller type.
 """
 
 from collections.abc import Mapping
@@ -18,19 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-SIZE = 299  # pixels, height and width, that images are resized to
+SIZE = 299  # height and width in pixels that images are resized to
 CLASSES = 1008
 
-# Name, channels and, unless it is 1x1 with stride 1, window and stride of a convolution. One with a
-# stride is not padded, any other keeps height and width.
+# A convolution: its name, its channels, its window (default 1x1) and its stride (default 1). With a
+# stride above 1 it is not padded; otherwise it keeps height and width.
 Layer = tuple[str, int] | tuple[str, int, tuple[int, int]] | tuple[str, int, tuple[int, int], int]
 
 
 def resize(x: jax.Array, size: int = SIZE) -> jax.Array:
     """Bilinear resizing as in TensorFlow 1: output pixel i reads position i H / size, in float32.
 
-    Pixel centres are not at halves, nothing is smoothed before shrinking, and beyond the last pixel
-    the last one is read.
+    Pixel centres lie at whole numbers, not at halves; images are not smoothed before shrinking; and
+    positions beyond the last pixel read the last pixel.
 
     Args:
       x: (B, H, W, C).
@@ -73,21 +74,22 @@ class BasicConv(nn.Module):
 
 
 def chain(x: jax.Array, *layers: Layer) -> jax.Array:
-    """Applies convolutions one after the other, inside a module: x: (B, H, W, C)."""
+    """Applies convolutions to x: (B, H, W, C), one after the other, inside a module."""
     for name, features, *rest in layers:
-        window, stride = (*rest, *((1, 1), 1)[len(rest) :])
+        window = rest[0] if rest else (1, 1)
+        stride = rest[1] if len(rest) > 1 else 1
         padding = "SAME" if stride == 1 else "VALID"
         x = BasicConv(features, window, stride, padding, name=name)(x)
     return x
 
 
 def average_pool(x: jax.Array) -> jax.Array:
-    """Means of those of 3x3 pixels that exist: (B, H, W, C) -> the same shape."""
+    """Means over 3x3 windows, without the pixels outside the image: (B, H, W, C) -> same shape."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maxima of 3x3 pixels, not padded: (B, H, W, C) -> (B, (H - 1) // 2, (W - 1) // 2, C)."""
+    """Maxima of 3x3 windows, stride 2: (B, H, W, C) -> (B, (H - 1) // 2, (W - 1) // 2, C)."""
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
@@ -176,7 +178,7 @@ class BlockE(nn.Module):
     """Mixed_7b and 7c, 8x8 pixels.
 
     Attributes:
-      max_pool: whether the pool is one of maxima, as in 7c, and not of means.
+      max_pool: True for a max pool, as in 7c; False for an average pool, as in 7b.
     """
 
     max_pool: bool = False
@@ -199,19 +201,19 @@ class BlockE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """The whole network; see the head of the file."""
+    """The whole network; see the module docstring."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Features and logits of images.
+        """Returns features and logits of images.
 
         Args:
           x: (B, H, W, 3), values 0, ..., 255 of any type.
 
         Returns:
-          "64", "192", "768": means over space after the first and second max pool and before the
-          last stage, (B, 64) and so on; "2048": the features of FID; "logits_unbiased": (B, 1008)
-          without the last bias, as the Inception score has them; "logits".
+          "64", "192" and "768", (B, 64) and so on: spatial means after the first and the second max
+          pool and before the last stage. "2048": the features of FID. "logits_unbiased", (B, 1008):
+          logits without the last bias, which the Inception score uses. "logits": with the bias.
         """
         x = (resize(x.astype(jnp.float32)) - 128) / 128
         x = chain(x, ("Conv2d_1a_3x3", 32, (3, 3), 2))
@@ -238,7 +240,7 @@ class InceptionV3(nn.Module):
         return found
 
 
-_TORCH_NAMES = {  # last two parts of the path of a variable -> last two of its name in PyTorch
+_TORCH_NAMES = {  # last two parts of a variable's path -> last two parts of its PyTorch name
     ("conv", "kernel"): "conv.weight",
     ("bn", "scale"): "bn.weight",
     ("bn", "bias"): "bn.bias",
@@ -250,17 +252,17 @@ _TORCH_NAMES = {  # last two parts of the path of a variable -> last two of its 
 
 
 def from_torch(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of `InceptionV3` from the arrays of the file in PyTorch.
+    """Converts the arrays of the PyTorch file to variables of `InceptionV3`.
 
     Args:
-      arrays: by the names of pytorch-fid; kernels are (out, in, height, width), `fc.weight` is
-        (out, in). Counts of batches (`num_batches_tracked`) are passed over.
+      arrays: arrays under pytorch-fid's names; kernels are (out, in, height, width), `fc.weight` is
+        (out, in). Batch counters (`num_batches_tracked`) are ignored.
 
     Returns:
       The variables {"params": ..., "batch_stats": ...}, float32.
 
     Raises:
-      ValueError: naming an array that is missing, too many or of another shape.
+      ValueError: if an array is missing, unknown or of the wrong shape; the message names it.
     """
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
     shapes = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)
@@ -274,7 +276,7 @@ def from_torch(arrays: Mapping[str, Any]) -> dict[str, Any]:
         # (out, in, *window) -> (*window, in, out)
         found[path] = x.transpose(*range(2, x.ndim), 1, 0) if x.ndim > 1 else x
         if found[path].shape != leaf.shape:
-            raise ValueError(f"{name} has the shape {x.shape}, which becomes no {leaf.shape}")
+            raise ValueError(f"{name} has the shape {x.shape}, which cannot become {leaf.shape}")
     if left:
         raise ValueError(f"{next(iter(left))} belongs to no layer")
     return flax.traverse_util.unflatten_dict(found)

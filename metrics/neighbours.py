@@ -1,7 +1,8 @@
-"""Metrics of samples by their nearest neighbours: precision, recall, density, coverage, copying.
+"""Metrics based on nearest neighbours: precision, recall, density, coverage, memorization.
 
-A set of samples is (N, D), or (N, *S) where a shape plays no role. Distances are Euclidean and are
-computed on the host, in double precision and block by block: 50,000 by 50,000 need no memory.
+A set of samples is (N, D), or (N, *S) where samples may have any shape. Distances are Euclidean and
+are computed on the host in double precision, block by block, so that the distances between 50,000
+and 50,000 samples never have to fit into memory at once.
 """
 
 from typing import NamedTuple
@@ -25,17 +26,20 @@ class Coverage(NamedTuple):
 
 
 def precision_recall_density_coverage(generated: ArrayLike, real: ArrayLike, k: int) -> Coverage:
-    """How far samples lie where data are, and data where samples are.
+    """Measures how well the regions covered by samples and by real images overlap.
 
-    Around each point is a ball whose radius is the distance to its k-th nearest neighbour in the
-    same set, itself not counted; what lies on its edge is outside. Precision: share of samples in a
-    ball of a real image; recall: the other way round (Kynkäänniemi et al. 2019, arXiv 1904.06991).
-    Density: balls of real images around a sample, over k, which may exceed 1; coverage: share of
-    the balls of real images with a sample in it (Naeem et al. 2020, arXiv 2002.09797).
+    Each point has a ball whose radius is the distance to its k-th nearest neighbour in the same
+    set, not counting itself. Points on the edge of a ball are outside.
+
+    Precision is the share of samples that lie in the ball of some real image; recall is the share
+    of real images that lie in the ball of some sample (Kynkäänniemi et al. 2019, arXiv 1904.06991).
+    Density is the mean number of real images' balls that a sample lies in, divided by k; it may
+    exceed 1. Coverage is the share of real images whose ball holds a sample (Naeem et al. 2020,
+    arXiv 2002.09797).
 
     Args:
       generated, real: (N, D) and (M, D).
-      k: which neighbour.
+      k: which nearest neighbour gives the radius.
 
     Raises:
       ValueError: for sets that cannot be compared, or that have no k-th neighbour.
@@ -44,7 +48,7 @@ def precision_recall_density_coverage(generated: ArrayLike, real: ArrayLike, k: 
     if not 1 <= k < min(len(generated), len(real)):
         raise ValueError(
             f"k={k} of {len(generated)} generated and {len(real)} real samples: a k-th neighbour "
-            "needs k of 1 or more, and more samples than k"
+            "needs a k of at least 1, and more than k samples in each set"
         )
     radius_generated, radius_real = (_neighbour_distances(x, k) for x in (generated, real))
     recalled, nearest = np.zeros(len(real), bool), np.full(len(real), np.inf)
@@ -65,25 +69,25 @@ def precision_recall_density_coverage(generated: ArrayLike, real: ArrayLike, k: 
 
 
 def _neighbour_distances(x: np.ndarray, k: int) -> np.ndarray:
-    """Distance of each point of (N, D) to its k-th nearest other point: (N,)."""
+    """Returns the distance of each point of x: (N, D) to its k-th nearest other point: (N,)."""
     neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
     return neighbours.kneighbors()[0][:, -1]
 
 
 def nearest_distances(x: ArrayLike, others: ArrayLike, k: int = 1) -> np.ndarray:
-    """Euclidean distances from each point to the k nearest of the others, nearest first: (N, k).
+    """Returns Euclidean distances from each x to the k nearest of `others`, ascending: (N, k).
 
     Args:
-      x, others: (N, *S) and (M, *S) of any type, M at least k; `others` may be large or mapped from
-        a file, and is read in parts.
-      k: how many.
+      x, others: (N, *S) and (M, *S) of any type, M at least k; `others` is read in parts, so it may
+        be large or mapped from a file.
+      k: number of neighbours.
 
     Raises:
       ValueError: for sets that cannot be compared, or fewer than k others.
     """
     x, others = (np.asanyarray(a).reshape(len(a), -1) for a in (x, others))
     if not 1 <= k <= len(others):
-        raise ValueError(f"there are no {k} nearest of {len(others)} samples")
+        raise ValueError(f"there are no {k} nearest of {len(others)} samples; give 1 <= k <= M")
     x, found = x.astype(np.float64), np.full((len(x), k), np.inf)
     for rows in blocks(len(others), others.shape[1]):
         points, part = check_points(x=x, others=others[rows])
@@ -98,21 +102,21 @@ def memorization(
     held_out: ArrayLike | None = None,
     ratio: float = 1 / 3,
 ) -> dict[str, float]:
-    """Whether samples are copies of training images, by their nearest training images.
+    """Measures whether samples are copies of training images.
 
-    A near-copy is a sample whose nearest training image is closer than `ratio` times the second
-    nearest (Gu et al. 2023, arXiv 2310.02664: pixels, 1/3). Copies of training images that have
-    near-copies among the training images are not found in this way.
+    A sample is a near-copy if the distance to its nearest training image is at most `ratio` times
+    the distance to the second nearest (Gu et al. 2023, arXiv 2310.02664, with pixels and 1/3). This
+    test misses copies of training images that themselves have near-copies in the training set.
 
-    Held-out images show what is normal: as far from the training images as samples should be. Their
-    distances are compared with those of the samples by the test of Meehan et al. 2020 (arXiv
-    2004.05675), the Mann-Whitney U statistic in standard deviations: near 0 where both are alike,
-    below -3 where samples are closer to the training images, which shows copying.
+    Held-out images show what is normal: samples should be as far from the training images as they
+    are. The test of Meehan et al. 2020 (arXiv 2004.05675) compares the distances of samples and of
+    held-out images: it is the Mann-Whitney U statistic in standard deviations. It is near 0 if the
+    distances are alike; below -3 the samples are closer to the training images, a sign of copying.
 
     Args:
       samples, training: (N, *S) and (M, *S): images, or features.
       held_out: (K, *S), images of the data set that were not trained on; None: no comparison.
-      ratio: of the distances to the nearest and the second nearest.
+      ratio: largest ratio of the nearest to the second nearest distance for a near-copy.
 
     Returns:
       "near_copies": share of the samples; "nearest_distance": median; with held-out images also

@@ -1,7 +1,8 @@
 """Distances between two sets of points, (N, D): maximum mean discrepancy and Wasserstein distances.
 
-Functions of arrays, computed on the host in double precision. Kernels are evaluated block by block,
-so that a discrepancy needs no memory for all pairs; the exact Wasserstein distances do.
+All are functions of arrays, computed on the host in double precision. The maximum mean discrepancy
+evaluates its kernel block by block and never holds all pairs in memory; the exact Wasserstein
+distances do hold them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +15,15 @@ from scipy.spatial.distance import cdist
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (N, D), (M, D) -> (N, M)
 
-BLOCK = 2**24  # pairs of points at a time: 128 MiB an array
-WIDTHS = tuple(10.0**n for n in range(-3, 4))  # of `multiscale_kernel`
+BLOCK = 2**24  # pairs of points at a time: 128 MiB per array
+WIDTHS = tuple(10.0**n for n in range(-3, 4))  # default widths of `multiscale_kernel`
 
 
 def wasserstein(a: ArrayLike, b: ArrayLike, order: int) -> float:
     """Wasserstein distance (inf E |x - y|^order)^(1/order) of two sets of the same size.
 
-    Both are taken as distributions with equal weights, of which the best coupling is an assignment.
-    It is exact, by the Hungarian method: seconds for 2,000 points, and N^2 numbers of memory.
+    All points have equal weights, so the optimal coupling is an assignment. The Hungarian method
+    finds it exactly, in seconds for 2,000 points and with memory for N^2 numbers.
 
     Args:
       a, b: (N, D).
@@ -45,7 +46,7 @@ def wasserstein_1d(a: ArrayLike, b: ArrayLike) -> float:
     """Wasserstein-1 distance of two sets of numbers, (N,) and (M,), which may differ in size.
 
     Raises:
-      ValueError: for another shape, no number, or one that is not finite.
+      ValueError: for another shape, an empty set, or a number that is not finite.
     """
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     if a.ndim != 1 or b.ndim != 1:
@@ -59,11 +60,12 @@ def squared_mmd(a: ArrayLike, b: ArrayLike, kernel: Kernel, unbiased: bool = Tru
 
     Args:
       a, b: (N, D) and (M, D).
-      kernel: of blocks of both, see `Kernel`.
-      unbiased: leave the pairs of a sample with itself out; the result may then be negative.
+      kernel: evaluated on blocks of rows; see `Kernel`.
+      unbiased: leave out the pairs of a sample with itself; the result may then be negative.
 
     Raises:
-      ValueError: for sets that cannot be compared, or one sample in a set.
+      ValueError: for sets that cannot be compared, or, if `unbiased`, fewer than two samples in a
+        set.
     """
     a, b = check_points(a=a, b=b)
     if unbiased and min(len(a), len(b)) < 2:
@@ -80,7 +82,7 @@ def squared_mmd(a: ArrayLike, b: ArrayLike, kernel: Kernel, unbiased: bool = Tru
 
 
 def gaussian_kernel(width: float) -> Kernel:
-    """exp(-|x - y|^2 / (2 width^2)) of all pairs.
+    """The kernel exp(-|x - y|^2 / (2 width^2)).
 
     Raises:
       ValueError: for a width that is not positive.
@@ -91,10 +93,10 @@ def gaussian_kernel(width: float) -> Kernel:
 
 
 def multiscale_kernel(widths: Sequence[float] = WIDTHS) -> Kernel:
-    """The sum over s in `widths` of exp(-|x - y|^2 / s), of all pairs.
+    """The kernel sum over s in `widths` of exp(-|x - y|^2 / s).
 
     Raises:
-      ValueError: for no width, or one that is not positive.
+      ValueError: for no width, or a width that is not positive.
     """
     if not widths or not all(s > 0 for s in widths):
         raise ValueError(f"the widths {tuple(widths)} of a kernel must be positive, at least one")
@@ -107,16 +109,16 @@ def multiscale_kernel(widths: Sequence[float] = WIDTHS) -> Kernel:
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of `rows` rows of `width` numbers, `BLOCK` numbers each or one row."""
+    """Returns slices of `rows` rows of `width` numbers: `BLOCK` numbers or one row in each."""
     step = max(1, BLOCK // width)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
 def check_points(**sets: ArrayLike) -> list[np.ndarray]:
-    """The sets as float64 arrays, each (N, D) with its own N.
+    """Returns the sets as float64 arrays, each (N, D) with its own N.
 
     Raises:
-      ValueError: for another shape, no sample, different D, or a value that is not finite.
+      ValueError: for another shape, an empty set, different D, or a value that is not finite.
     """
     arrays = {name: np.asarray(x, np.float64) for name, x in sets.items()}
     for name, x in arrays.items():
@@ -131,6 +133,7 @@ def check_points(**sets: ArrayLike) -> list[np.ndarray]:
 
 
 def check_finite(**arrays: np.ndarray) -> None:
+    """Raises ValueError if a value of an array is not finite."""
     for name, x in arrays.items():
         if not np.isfinite(x).all():
             raise ValueError(
