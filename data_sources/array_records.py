@@ -1,10 +1,10 @@
-"""Images prepared once, in array_record files that are read in any order.
+"""Images that were prepared once and stored in array_record files, which allow random access.
 
     DIR/info.json   DIR/train-00000.array_record   DIR/train-00001.array_record   ...
 
-A record is a label, int32 in little-endian order, and then the bytes of a PNG or JPEG file.
-`info.json` says for each split which files hold it, with the number of examples and of bytes of
-each; two splits may name the same files. `python -m tools.prepare_dataset` writes such a folder.
+A record is a label (int32, little-endian) followed by the bytes of a PNG or JPEG file. For each
+split, `info.json` lists the files with their numbers of examples and of bytes; two splits may name
+the same files. `python -m tools.prepare_dataset` writes such a folder.
 """
 
 import io
@@ -22,13 +22,13 @@ from scorax.data_sources.arrays import check_split
 
 INFO = "info.json"
 LABEL = struct.Struct("<i")
-SHARD_BYTES = 2**28  # of images in a file, after which the next one begins
-OPTIONS = "group_size:1,uncompressed"  # each example by itself; images are compressed already
-VERSION = 1  # of this layout
+SHARD_BYTES = 2**28  # a file that holds this many bytes of images is full
+OPTIONS = "group_size:1,uncompressed"  # one example per group; images are compressed already
+VERSION = 1  # version of this layout
 
 
 class ArrayRecords:
-    """One split of a prepared folder, decoded when asked for; several threads may read at once."""
+    """One split of a prepared folder, decoded on access; several threads may read at once."""
 
     def __init__(self, dir: str, split: str):
         """Opens a split ("train" or "test") of the folder `dir`.
@@ -58,14 +58,14 @@ class ArrayRecords:
         """Returns example i: {"image": uint8 (size, size, C), "label": int32}.
 
         Raises:
-          ValueError: naming the folder, if the example is damaged.
+          ValueError: if the example is damaged; the message names the folder.
         """
         try:
             record = self._records[i]
             (label,) = LABEL.unpack_from(record)
             with Image.open(io.BytesIO(memoryview(record)[LABEL.size :])) as image:
                 x = np.asarray(image.convert(self._mode))
-        except Exception as error:  # array_record and PIL raise a dozen kinds
+        except Exception as error:  # array_record and PIL raise a dozen types
             raise ValueError(
                 f"example {i} of '{self.dir}' cannot be read ({error}); prepare the folder again"
             ) from error
@@ -73,7 +73,7 @@ class ArrayRecords:
 
 
 class Writer:
-    """Writes the examples of one split into a folder, in as many files as it takes."""
+    """Writes the examples of one split into a folder, in as many files as necessary."""
 
     def __init__(self, folder: Path, split: str):
         """Begins a split; `close` ends it."""
@@ -81,7 +81,7 @@ class Writer:
         self._folder = folder
         self._split = split
         self._writer = None
-        self._bytes = self._examples = 0  # in the file that is open
+        self._bytes = self._examples = 0  # in the open file
 
     def write(self, image: bytes, label: int) -> None:
         """Adds an example: the bytes of a PNG or JPEG file and its label."""
@@ -95,7 +95,7 @@ class Writer:
         self._examples += 1
 
     def close(self) -> None:
-        """Finishes the file that is open, if there is one."""
+        """Finishes the open file, if there is one."""
         if self._writer is None:
             return
         self._writer.close()
@@ -108,7 +108,7 @@ def load(dir: str, split: str) -> ArrayRecords:
     """Returns a split of a prepared folder.
 
     Raises:
-      ValueError: without a folder, and as `ArrayRecords`.
+      ValueError: if `dir` is empty, and as `ArrayRecords`.
     """
     if not dir:
         raise ValueError(
@@ -119,10 +119,10 @@ def load(dir: str, split: str) -> ArrayRecords:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Returns what `info.json` says: size, channels, classes, splits and where they come from.
+    """Returns the contents of `info.json`: size, channels, classes, splits and the source.
 
     Raises:
-      ValueError: if it is missing, damaged or of another version.
+      ValueError: if the file is missing, damaged or of another version.
     """
     path = folder / INFO
     try:
@@ -143,12 +143,12 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def write_info(folder: Path, info: dict[str, Any]) -> None:
-    """Writes `info.json`; what it must contain is what `tools.prepare_dataset` gives."""
+    """Writes `info.json` with `info`, as `data_sources.preparation` makes it, and the version."""
     (folder / INFO).write_text(json.dumps({"version": VERSION} | info, indent=2) + "\n")
 
 
 def _check_size(path: Path, size: int) -> None:
-    """Raises ValueError unless a file is there and has as many bytes as when it was written."""
+    """Raises ValueError unless the file exists and is as long as when it was written."""
     found = path.stat().st_size if path.is_file() else None
     if found != size:
         what = "is missing" if found is None else f"has {found} bytes instead of {size}"

@@ -1,8 +1,8 @@
-"""Labelled images that are held in memory, and what every source has in common.
+"""Labelled images that are held in memory, and what all data sources have in common.
 
 A source is a sequence of examples, `source[i] -> {"image": uint8 (H, W, C), "label": int32}`, in an
 order that never changes. Images keep the range 0 ... 255 of their files; `datasets` scales them.
-Where a data set has no labels, every label is 0.
+In a data set without labels, every label is 0.
 """
 
 from collections.abc import Callable, Collection
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 SPLITS = ("train", "test")
-SPLIT_NAMES = {"train": ("train",), "test": ("test", "val")}  # of files and folders, by preference
+SPLIT_NAMES = {"train": ("train",), "test": ("test", "val")}  # of files and folders, best first
 
-# What files call images and labels: per split or, where a file is one split, without one.
+# Names of images and labels in files, best first. Names without a split serve every split.
 KEYS = (
     ("{split}/images", "{split}/labels"),
     ("{split}_images", "{split}_labels"),
@@ -31,7 +31,7 @@ class ArraySource:
         """Takes images: uint8 (N, H, W) or (N, H, W, C) and labels: whole numbers (N,).
 
         Raises:
-          ValueError: for other types or shapes, or no example at all.
+          ValueError: for other types or shapes, or if there is no example.
         """
         check_images(images.dtype, images.shape, labels)
         self.images = images[..., None] if images.ndim == 3 else images
@@ -46,13 +46,13 @@ class ArraySource:
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError unless the split is one that every source has."""
+    """Raises ValueError unless the split is in `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
 
 
 def check_images(dtype: np.dtype, shape: tuple[int, ...], labels: np.ndarray) -> None:
-    """Raises ValueError unless images are uint8 (N, H, W) or (N, H, W, C), labels whole (N,)."""
+    """Raises ValueError unless images are uint8 (N, H, W[, C]) and labels whole numbers (N,)."""
     if len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
         raise ValueError(
             f"images {shape} have their channels first; transpose them to (N, H, W, C)"
@@ -69,10 +69,12 @@ def check_images(dtype: np.dtype, shape: tuple[int, ...], labels: np.ndarray) ->
 
 
 def find_file(dir: str, split: str, suffixes: tuple[str, ...]) -> Path:
-    """Returns the file that holds a split: `dir` itself, or DIR/train and DIR/test (or val).
+    """Returns the file that holds a split: `dir` itself if it is a file, or a file in that folder.
+
+    The file in a folder is named train for the split "train", and test or val for "test".
 
     Raises:
-      ValueError: if there is none, naming where it was looked for.
+      ValueError: if there is no such file; the message says where it was expected.
     """
     check_split(split)
     wanted = " or ".join(f"{name}{suffixes[0]}" for name in SPLIT_NAMES[split])
@@ -89,15 +91,15 @@ def find_file(dir: str, split: str, suffixes: tuple[str, ...]) -> Path:
             return path
     raise ValueError(
         f"'{dir}' is neither a {suffixes[0]} file nor a folder with {wanted}; set "
-        "--config.data.dir to the one or the other"
+        "--config.data.dir to one of these"
     )
 
 
 def find_arrays(path: Path, names: Collection[str], split: str) -> tuple[str, str | None]:
-    """Returns what a file calls the images and, where it has any, the labels of a split.
+    """Returns the names, in a file, of the images and labels of a split; None without labels.
 
     Raises:
-      ValueError: if there are no images, naming the file and what it holds.
+      ValueError: if there are no images; the message lists what the file holds.
     """
     pairs = [
         tuple(key.format(split=name) for key in pair)
@@ -114,9 +116,12 @@ def find_arrays(path: Path, names: Collection[str], split: str) -> tuple[str, st
 
 
 def read_labels(read: Callable[[str], np.ndarray], name: str | None, shape: tuple) -> np.ndarray:
-    """Returns the labels called `name` of images of a shape, (N,) or (N, 1), as (N,).
+    """Returns the labels called `name`, stored as (N,) or (N, 1), as (N,); zeros if `name` is None.
 
-    Where there are none, `name` is None and all labels are 0.
+    Args:
+      read: returns the array of a name.
+      name: name of the labels, or None.
+      shape: shape of the images, (N, ...).
     """
     if name is None:
         return np.zeros(shape[:1], np.int32)

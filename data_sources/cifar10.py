@@ -1,7 +1,7 @@
-"""CIFAR-10: 32x32 colour images, 10 classes, 50,000 and 10,000.
+"""CIFAR-10: 32x32 colour images of 10 classes, 50,000 for training and 10,000 for testing.
 
-It is read as TFDS prepares it, or in its "binary version": files of 10,000 records of 3,073 bytes,
-the label and then the red, green and blue plane, row by row.
+It is read from the files that TFDS prepares, or from its "binary version": files of 10,000 records
+of 3,073 bytes, which are the label and then the red, the green and the blue plane, row by row.
 """
 
 from pathlib import Path
@@ -16,12 +16,12 @@ FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("test_batch.bin",),
 }
-RECORDS = 10_000  # a file
+RECORDS = 10_000  # per file
 RECORD_BYTES = 1 + 3 * 32 * 32
 
 
 class ScaledArrays(ArraySource):
-    """Images held in memory, each scaled to a size when asked for."""
+    """Images held in memory, each scaled to `image_size` on access."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int):
         """Takes images and labels as `ArraySource`, and the height and width of the examples."""
@@ -37,11 +37,11 @@ class ScaledArrays(ArraySource):
 def load(dir: str, split: str, image_size: int = 32) -> ScaledArrays | TfdsSource:
     """Returns CIFAR-10 from `dir`, the folder of the .bin files or TFDS's data_dir.
 
-    Where `dir` is "" and the .bin files are not in data/cifar-10-batches-bin, TFDS's own default is
-    tried too. Every image is scaled to `image_size` pixels.
+    If `dir` is "" and data/cifar-10-batches-bin does not hold the .bin files, TFDS's default folder
+    is tried next. Every image is scaled to `image_size` pixels.
 
     Raises:
-      ValueError: if a file is missing, has a wrong size or holds another label than 0 ... 9.
+      ValueError: if a file is missing, has the wrong size or holds a label above 9.
     """
     check_split(split)
     folder = Path(dir or "data/cifar-10-batches-bin")
@@ -69,7 +69,7 @@ def _read_records(path: Path) -> np.ndarray:
     records = data.reshape(RECORDS, RECORD_BYTES)
     if records[:, 0].max() > 9:
         raise ValueError(
-            f"{path} has the label {records[:, 0].max()} where CIFAR-10's end at 9; "
+            f"{path} has the label {records[:, 0].max()}, but CIFAR-10's labels end at 9; "
             "check that it is the binary version of CIFAR-10"
         )
     return records

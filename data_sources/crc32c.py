@@ -1,20 +1,20 @@
 """CRC32C, the checksum of TFRecord files (RFC 3720, appendix B.4), fast enough for images.
 
-The state after some bytes is linear in them over GF(2), which has three uses: leading zeros change
-nothing, the start value 0xffffffff is the same as four inverted bytes at the front, and pieces may
-be summed up side by side: the sum of A followed by n bytes B is that of A followed by n zeros, plus
-that of B.
+Over GF(2), the state of the CRC is a linear function of the bytes that were read. This has three
+uses here. Leading zero bytes do not change the state. The start value 0xffffffff has the same
+effect as inverting the first four bytes. And pieces can be processed in parallel: the CRC of A
+followed by the n bytes B is the CRC of A followed by n zeros, plus the CRC of B.
 """
 
 import numpy as np
 
 POLYNOMIAL = 0x82F63B78  # lowest bit first
-LANE = 128  # bytes in each of the pieces that are summed up side by side
+LANE = 128  # bytes in each of the pieces that are processed in parallel
 ONES = 0xFFFFFFFF
 
 
 def crc32c(data: bytes) -> int:
-    """Returns the checksum of some bytes."""
+    """Returns the CRC32C of some bytes."""
     if len(data) < 8 * LANE:
         crc = ONES
         for byte in data:
@@ -35,13 +35,13 @@ def crc32c(data: bytes) -> int:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Returns the checksum as TFRecord files store it, rotated and shifted."""
+    """Returns the CRC32C as TFRecord files store it: rotated, and with a constant added."""
     crc = crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & ONES
 
 
 def _table() -> np.ndarray:
-    """Returns the states, uint32 (256,), that the 256 bytes lead to from the state 0."""
+    """Returns the states, uint32 (256,), after each of the 256 bytes, starting from state 0."""
     crcs = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         crcs = (crcs >> 1) ^ (crcs & 1) * np.uint32(POLYNOMIAL)
@@ -49,18 +49,18 @@ def _table() -> np.ndarray:
 
 
 def _transform(crcs: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Applies the linear map that takes bit i to `images[i]`: uint32 (32,) to crcs: uint32 (N,)."""
+    """Applies a linear map to crcs: uint32 (N,); it maps bit i to `images[i]`, uint32 (32,)."""
     bits = crcs[:, None] >> np.arange(32, dtype=np.uint32) & 1
     return np.bitwise_xor.reduce(bits * images, axis=1)
 
 
 def _next_byte(crcs: np.ndarray) -> np.ndarray:
-    """Returns the states one zero byte later."""
+    """Returns the states after one more zero byte."""
     return TABLE[crcs & 0xFF] ^ (crcs >> 8)
 
 
 def _zeros() -> np.ndarray:
-    """Returns the linear map, see `_transform`, of LANE zero bytes."""
+    """Returns the linear map of LANE zero bytes, in the form that `_transform` takes."""
     images = np.uint32(1) << np.arange(32, dtype=np.uint32)
     for _ in range(LANE):
         images = _next_byte(images)
@@ -68,6 +68,6 @@ def _zeros() -> np.ndarray:
 
 
 TABLE = _table()
-TABLE_LIST = TABLE.tolist()  # Python's own integers: faster one at a time
-TABLE_16 = _next_byte(_next_byte(np.arange(2**16, dtype=np.uint32)))  # of two bytes at once
+TABLE_LIST = TABLE.tolist()  # Python integers, which are faster one at a time
+TABLE_16 = _next_byte(_next_byte(np.arange(2**16, dtype=np.uint32)))  # for two bytes at once
 ZEROS = _zeros()

@@ -1,4 +1,4 @@
-"""Handwritten digits of scikit-learn: 1,797 grey images of 8x8 pixels, 10 classes."""
+"""The handwritten digits of scikit-learn: 1,797 grey images of 8x8 pixels, 10 classes."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ TRAIN_SIZE = 1500
 def load(split: str) -> ArraySource:
     """Returns the first 1,500 digits as "train" or the other 297 as "test".
 
-    The classes take turns in the file, so that both splits hold each about equally.
+    The classes alternate in the file, so that both splits hold about equally many of each class.
 
     Raises:
       ValueError: for an unknown split.
     """
     check_split(split)
-    from sklearn.datasets import load_digits  # a second to import, so only where it is used
+    from sklearn.datasets import load_digits  # takes a second to import, so only where it is used
 
     digits = load_digits()
     part = slice(TRAIN_SIZE) if split == "train" else slice(TRAIN_SIZE, None)

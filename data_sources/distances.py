@@ -1,12 +1,13 @@
-"""The largest distance between two images of a data set, which VE models start their noise from.
+"""The largest distance between two images of a data set, the recommended sigma_max of VE models.
 
-Pixels are whole numbers, so that the squared distance of two images is one too, and it is computed
-without rounding: the products of pixels, shifted to -128 ... 127, are summed over 1,024 pixels in
-float32, where every partial sum is a whole number of at most 2^24, and those sums in int64.
+Pixels are whole numbers, so the squared distance between two images is a whole number too, and it
+is computed without rounding. Pixels are shifted to -128 ... 127, and their products are summed over
+1,024 pixels in float32, where every partial sum is a whole number of at most 2^24. The sums of the
+chunks are then added in int64.
 
-Pairs are compared in blocks. With radii r_i = |x_i - c| around any point c, no pair is farther
-apart than r_i + r_j; so, taken in the order of falling radii, the blocks that cannot hold the
-farthest pair any more come last and are never compared.
+Pairs are compared in blocks. With radii r_i = |x_i - c| around any point c, images i and j are at
+most r_i + r_j apart. Images are sorted by decreasing radius, so the blocks that cannot contain the
+farthest pair come last and need not be compared.
 
 Source: technique 1 of Song & Ermon (2020), "Improved Techniques for Training Score-Based Generative
 Models", arXiv:2006.09011.
@@ -22,20 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 
 CHUNK = 1024  # pixels whose products add up to at most 1024 * 2^14 = 2^24
-BLOCK_BYTES = 2**27  # of pixels in a block
+BLOCK_BYTES = 2**27  # bytes of pixels in a block
 MAX_BLOCK = 2048  # images in a block
-HELD_BYTES = 2**32  # of pixels that are kept in memory; more are read again for every block
+HELD_BYTES = 2**32  # bytes of pixels that may stay in memory; larger sets are read for every block
 
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, what for
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, what they are
 
 
 class Farthest(NamedTuple):
     """The two images that are farthest apart."""
 
-    distance: float  # with pixels in [0, 1]
-    pair: tuple[int, int]  # numbers in the source
-    images: int  # how many were compared
-    held: bool  # whether all pixels were in memory
+    distance: float  # for pixels in [0, 1]
+    pair: tuple[int, int]  # indices in the source
+    images: int  # number of images that were compared
+    held: bool  # whether all pixels were kept in memory
     compared: float  # share of the pairs of blocks that had to be compared
 
 
@@ -47,17 +48,17 @@ def farthest_pair(
 ) -> Farthest:
     """Returns the largest Euclidean distance between two images.
 
-    Memory: a few blocks of pixels and of distances, at most 1 GiB in all, and the pixels of all
-    images, one byte each, if those are at most 4 GiB.
+    Memory: at most 1 GiB for a few blocks of pixels and of distances. In addition the pixels of all
+    images, one byte each, are kept in memory if they take at most 4 GiB.
 
     Args:
       source: examples {"image": uint8 (H, W, C)}, all of one shape.
-      max_images: how many examples to compare, drawn at random; None for all.
-      seed: of that draw.
+      max_images: number of examples to compare, drawn at random; None for all.
+      seed: seed of the draw.
       progress: wraps the loops over blocks and over pairs of blocks.
 
     Raises:
-      ValueError: for fewer than two images, or images of other types or of several shapes.
+      ValueError: for fewer than two images, or images of another type or of several shapes.
     """
     count = len(source) if max_images is None else min(max_images, len(source))
     if count < 2:
@@ -69,7 +70,7 @@ def farthest_pair(
     size = max(1, min(BLOCK_BYTES // pixels.count, MAX_BLOCK, count))
     radii = pixels.radii(size, progress)
     order = np.argsort(-radii, kind="stable")
-    # The last block is filled up with images that it has already.
+    # The last block is filled up by repeating its own images.
     blocks = [np.resize(order[k : k + size], size) for k in range(0, len(order), size)]
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
     best, farthest, compared, loaded = -1, (0, 0), 0, {}
@@ -94,13 +95,13 @@ class _Pixels:
         self._source = source
         self._numbers = numbers
         self._shape = source[int(numbers[0])]["image"].shape
-        self.count = CHUNK * -(-int(np.prod(self._shape)) // CHUNK)  # of a row
+        self.count = CHUNK * -(-int(np.prod(self._shape)) // CHUNK)  # pixels in a padded row
         held = len(numbers) * self.count <= HELD_BYTES
         self.held = np.zeros((len(numbers), self.count), np.int8) if held else None
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def radii(self, size: int, progress: Progress) -> np.ndarray:
-        """Returns distances to the mean of the first block of `size` images, float64 (N,)."""
+        """Returns each image's distance to the mean of the first `size` images: float64 (N,)."""
         radii, centre = np.zeros(len(self._numbers)), None
         starts = range(0, len(radii), size)
         for start in progress(starts, len(starts), "blocks"):
@@ -122,7 +123,7 @@ class _Pixels:
         image = self._source[int(self._numbers[k])]["image"]
         if image.dtype != np.uint8 or image.shape != self._shape:
             raise ValueError(
-                f"image {self._numbers[k]} is {image.dtype} {image.shape}, image "
+                f"image {self._numbers[k]} is {image.dtype} {image.shape}, but image "
                 f"{self._numbers[0]} has the shape {self._shape}; give uint8 images of one shape"
             )
         row = np.zeros(self.count, np.int8)
@@ -136,9 +137,9 @@ def _distance(x: np.ndarray, y: np.ndarray) -> float:
 
 @jax.jit
 def _farthest(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the largest squared distance of a row of x and one of y, int8 (n, D), and the rows.
+    """Returns the largest squared distance between a row of x and a row of y, and both indices.
 
-    Needs 64-bit types switched on.
+    x and y are int8 (n, D). JAX's 64-bit types must be enabled.
     """
 
     def add(sums: tuple, chunk: tuple) -> tuple[tuple, None]:

@@ -1,7 +1,7 @@
-"""Folders and zips of files, read alike and from any thread.
+"""Folders and zip files with one interface, which any thread may use.
 
-Paths inside are written with slashes; "" is the top. What an operating system leaves behind (names
-that begin with a dot, __MACOSX) is not there.
+Paths inside are written with slashes; "" is the top. Files that operating systems leave behind are
+hidden: names that begin with a dot, and __MACOSX.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-TAIL = 64  # bytes that `tail` returns at most
+TAIL = 64  # largest number of bytes that `tail` returns
 
 
 class Files(Protocol):
-    """What folders and zips have in common."""
+    """The interface of folders and zips."""
 
     def name(self, path: str) -> str:
-        """Returns what messages call a file or folder."""
+        """Returns the name of a file or folder for messages."""
 
     def list(self, path: str) -> tuple[list[str], list[str]]:
         """Returns the sorted names of the folders and of the files in a folder."""
@@ -30,7 +30,7 @@ class Files(Protocol):
         """Opens a file for reading, in a `with` statement."""
 
     def tail(self, path: str) -> bytes | None:
-        """Returns the last bytes of a file; None where all of it would have to be unpacked."""
+        """Returns the last bytes of a file; None if that would mean unpacking the whole file."""
 
     def size(self, path: str) -> int:
         """Returns the number of bytes of a file."""
@@ -71,17 +71,17 @@ class Zip:
         """Reads the table of contents.
 
         Raises:
-          ValueError: naming the zip, if it is damaged, and the entry, if that is encrypted or its
-            name leads out of the zip.
+          ValueError: if the zip is damaged, or an entry is encrypted, occurs twice or has a name
+            that leads out of the zip.
         """
         self.root = path
-        self._lock = threading.Lock()  # a ZipFile reads for one thread at a time
+        self._lock = threading.Lock()  # a ZipFile may be read by one thread at a time
         self._entries: dict[str, zipfile.ZipInfo] = {}
         self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
         self._file = path.open("rb")
         try:
             self._zip = zipfile.ZipFile(self._file)
-        except Exception as error:  # BadZipFile, struct.error and NotImplementedError are all seen
+        except Exception as error:  # BadZipFile, struct.error and NotImplementedError all occur
             raise ValueError(f"{path} cannot be read as a zip ({error}); fetch it again") from error
         for entry in self._zip.infolist():
             self._add(entry)
@@ -102,7 +102,7 @@ class Zip:
         entry = self._entries[path]
         if entry.compress_type != zipfile.ZIP_STORED:
             return None
-        # The header in front of the data ends with the lengths of two fields that follow it.
+        # Two fields of variable length follow the header, which ends with their two lengths.
         file, start = self._file.fileno(), entry.header_offset + 30
         start += sum(struct.unpack("<HH", os.pread(file, 4, start - 4)))
         count = min(TAIL, entry.file_size)
@@ -112,7 +112,7 @@ class Zip:
         return self._entries[path].file_size
 
     def _add(self, entry: zipfile.ZipInfo) -> None:
-        """Files an entry under its folder, and each folder under its own."""
+        """Adds an entry to its folder, and each folder to its parent folder."""
         name = entry.filename.replace("\\", "/")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         path = "/".join(parts)
@@ -135,10 +135,10 @@ class Zip:
 
 
 def open_files(path: Path) -> Folder | Zip:
-    """Returns the folder or the zip at a path that exists.
+    """Returns the folder or the zip at an existing path.
 
     Raises:
-      ValueError: for a file that is no zip, and as `Zip`.
+      ValueError: for a file that is not a zip, and as `Zip`.
     """
     return Folder(path) if path.is_dir() else Zip(path)
 

@@ -1,8 +1,8 @@
-"""HDF5 files of images, read one at a time: one file for both splits, or DIR/train.h5 and test.h5.
+"""Images in HDF5 files: one file for both splits, or DIR/train.h5 and DIR/test.h5.
 
-`data_sources.arrays.KEYS` lists the names that data sets may have. A file whose names say no split
-serves both. Images that are stored one a chunk, or not in chunks, are read fastest; HDF5 lets one
-thread read at a time.
+`data_sources.arrays.KEYS` lists the names that the data sets in a file may have. A file whose names
+do not mention a split serves both splits. Reading is fastest if each chunk holds one image, or if
+the file is not chunked. HDF5 lets only one thread read at a time.
 """
 
 from pathlib import Path
@@ -20,13 +20,13 @@ class HDF5Source:
         """Opens the images, uint8 (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
 
         Raises:
-          ValueError: naming the file, if it is damaged or holds something else.
+          ValueError: if the file is damaged or holds something else; the message names the file.
         """
         self.path = path
         try:
-            file = h5py.File(path, "r", locking="best-effort")  # some disks know no locks
+            file = h5py.File(path, "r", locking="best-effort")  # some disks do not support locks
             names = _dataset_names(file)
-        except Exception as error:  # OSError, RuntimeError and KeyError are all seen
+        except Exception as error:  # OSError, RuntimeError and KeyError all occur
             raise self._damaged(error) from error
         image_key, label_key = find_arrays(path, names, split)
         self.images = file[image_key]
@@ -47,7 +47,7 @@ class HDF5Source:
         """Returns example i: {"image": uint8 (H, W, C), "label": int32}.
 
         Raises:
-          ValueError: naming the file, if that part of it is damaged.
+          ValueError: if that part of the file is damaged; the message names the file.
         """
         try:
             image = self.images[i]
@@ -63,7 +63,7 @@ class HDF5Source:
 
 
 def load(dir: str, split: str) -> HDF5Source:
-    """Returns a split of the file `dir`, or of the files in the folder `dir`.
+    """Returns a split from `dir`, which is a file or a folder with files train and test.
 
     Raises:
       ValueError: if there is no such file, and as `HDF5Source`.

@@ -1,8 +1,9 @@
 """Images in a folder or a zip, in one of the layouts of `data_sources.layouts`.
 
-All images have one size, which is that of the examples or larger: the middle square is cut out and
-scaled. What stands out (another size, too few pixels, grey among colour) is an error that names the
-file, found before anything else starts; `python -m tools.prepare_dataset` brings all to one size.
+All images must have the same size, at least as large as the examples; the central square of each is
+cut out and scaled. Opening a split checks every file, and raises an error that names the first file
+with another size, too few pixels or no colour. `python -m tools.prepare_dataset` brings images of
+different sizes to one size.
 """
 
 import io
@@ -21,11 +22,11 @@ from scorax.data_sources.files import Files, open_files
 from scorax.data_sources.layouts import list_examples
 from scorax.data_sources.resizing import crop_resize
 
-MODES = {1: "L", 3: "RGB"}  # PIL's name of an image with this many channels
+MODES = {1: "L", 3: "RGB"}  # number of channels -> PIL's mode
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 GREY = ("1", "L", "LA")
 
-# For each format: whether the first 8 and the last bytes of a file of this size look whole.
+# For each format: (first 8 bytes, last bytes, size of the file) -> whether the file looks complete.
 WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
     "PNG": lambda head, tail, size: tail.endswith(b"IEND\xaeB`\x82"),
     "JPEG": lambda head, tail, size: tail.endswith(b"\xff\xd9"),
@@ -35,15 +36,15 @@ WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
 
 
 class Header(NamedTuple):
-    """What the beginning of an image file says."""
+    """The properties in the header of an image file."""
 
-    mode: str  # PIL's
+    mode: str  # PIL's name
     width: int  # pixels
     height: int
 
 
 class ImageFiles:
-    """The images of one split, decoded when asked for, their classes taking turns."""
+    """The images of one split, decoded on access; the classes alternate."""
 
     def __init__(
         self,
@@ -54,19 +55,20 @@ class ImageFiles:
         missing: str = "",
         any_size: bool = False,
     ):
-        """Lists the files of a split and checks that each is a whole image and like the others.
+        """Lists the files of a split and checks that all are complete images of one kind.
 
         Args:
           dir: a folder or a .zip file.
           split: "train" or "test".
           image_size: height and width of the examples in pixels.
-          num_channels: 3 for RGB, 1 for grey, into which colours are turned.
-          missing: ends the message of a missing folder: where to get the data.
-          any_size: whether images of different sizes are as they should be.
+          num_channels: 3 for RGB, 1 for grey; with 1, colour images are converted to grey.
+          missing: end of the message about a missing folder: where to get the data.
+          any_size: whether images of different sizes are allowed.
 
         Raises:
-          ValueError: if the folder, the split or its images are missing, or naming the first file
-            that is not a whole image, is smaller than `image_size` or stands out.
+          ValueError: if the folder, the split or its images are missing, or if a file is not a
+            complete image, is smaller than `image_size` or differs from the others; the message
+            names the first such file.
         """
         check_split(split)
         if num_channels not in MODES:
@@ -95,7 +97,7 @@ class ImageFiles:
         """Returns example i: {"image": uint8 (image_size, image_size, C), "label": int32}.
 
         Raises:
-          ValueError: naming the file, if it cannot be decoded.
+          ValueError: if the file cannot be decoded; the message names it.
         """
         path, label = self.examples[i]
         image = decode_image(self.files, path, self.mode, self.image_size)
@@ -103,10 +105,10 @@ class ImageFiles:
 
 
 def load(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles:
-    """Returns a split of a folder or zip of one's own images.
+    """Returns a split of a folder or zip of the user's own images.
 
     Raises:
-      ValueError: without a folder, and as `ImageFiles`.
+      ValueError: if `dir` is empty, and as `ImageFiles`.
     """
     if not dir:
         raise ValueError(
@@ -117,7 +119,7 @@ def load(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles
 
 
 def load_afhq(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles:
-    """Returns AFHQ (512x512 animal faces: cat 0, dog 1, wild 2) from `dir`; "" is data/afhq.
+    """Returns AFHQ (512x512 animal faces: cat 0, dog 1, wild 2) from `dir` or else data/afhq.
 
     Raises:
       ValueError: as `ImageFiles`.
@@ -130,29 +132,31 @@ def load_afhq(dir: str, split: str, image_size: int, num_channels: int) -> Image
 
 
 def load_oct(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles:
-    """Returns retinal OCT scans (CNV 0, DME 1, DRUSEN 2, NORMAL 3); "" is data/retinal_oct.
+    """Returns retinal OCT scans (CNV 0, DME 1, DRUSEN 2, NORMAL 3) from `dir` or data/retinal_oct.
 
-    They are grey and of many sizes: the middle square of each is scaled.
+    The scans are grey and of many sizes; the central square of each is scaled.
 
     Raises:
       ValueError: as `ImageFiles`.
     """
     missing = (
         "get the OCT scans of Kermany et al. (OCT2017) from https://data.mendeley.com/datasets/"
-        "rscbjbr9sj and put their folders train and test, with CNV, DME, DRUSEN and NORMAL in "
-        "each, there, or say where they are with --config.data.dir=DIR"
+        "rscbjbr9sj and put their folders train and test there, with CNV, DME, DRUSEN and NORMAL "
+        "in each, or say where they are with --config.data.dir=DIR"
     )
     dir = dir or "data/retinal_oct"
     return ImageFiles(dir, split, image_size, num_channels, missing, any_size=True)
 
 
 def check_image(files: Files, path: str) -> Header:
-    """Checks the header and the end of an image file, and decodes it only if those look wrong.
+    """Checks the header and the end of an image file, and decodes it only if these look wrong.
 
-    Of a file that is packed in a zip only the header is looked at: the rest has to be unpacked.
+    If the file is compressed in a zip, only the header is checked, because reading the end would
+    mean unpacking the whole file.
 
     Raises:
-      ValueError: naming the file, if it is no image, has more than 8 bits a channel or is cut off.
+      ValueError: if the file is not an image, has more than 8 bits per channel or is truncated; the
+        message names the file.
     """
     try:
         with files.open(path) as file:
@@ -161,10 +165,10 @@ def check_image(files: Files, path: str) -> Header:
             with Image.open(file) as image:
                 header = Header(image.mode, *image.size)
                 tail, whole = files.tail(path), WHOLE.get(image.format)
-                # Some programs write more behind the end: only decoding tells.
+                # Some programs append data after the image, so only decoding can tell.
                 if tail is not None and not (whole and whole(head, tail, files.size(path))):
                     image.load()
-    except Exception as error:  # PIL raises a dozen kinds, some of them not documented
+    except Exception as error:  # PIL raises a dozen types, some of them undocumented
         raise _damaged(files, path, error) from error
     if header.mode not in EIGHT_BIT:
         raise ValueError(
@@ -174,26 +178,28 @@ def check_image(files: Files, path: str) -> Header:
 
 
 def decode_image(files: Files, path: str, mode: str, image_size: int) -> np.ndarray:
-    """Returns an image: uint8 (H, W, C), at least `image_size` pixels high and wide if it can be.
+    """Returns an image: uint8 (H, W, C), perhaps decoded at a reduced size.
+
+    The reduced height and width are at least `image_size`, unless the file itself is smaller.
 
     Raises:
-      ValueError: naming the file, if it cannot be decoded.
+      ValueError: if the file cannot be decoded; the message names it.
     """
     try:
         with files.open(path) as file:
             data = io.BytesIO(file.read())
         with Image.open(data) as image:
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. Twice the wanted size is left
-            # for the better filter that follows.
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. Keep twice the wanted size: the
+            # filter that scales the rest is better.
             image.draft(mode, (2 * image_size, 2 * image_size))
             image = ImageOps.exif_transpose(image).convert(mode)
-    except Exception as error:  # PIL raises a dozen kinds, some of them not documented
+    except Exception as error:  # PIL raises a dozen types, some of them undocumented
         raise _damaged(files, path, error) from error
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def _damaged(files: Files, path: str, error: Exception) -> ValueError:
-    # PIL's text for something that is no image names the file object, not the trouble.
+    # PIL's message for a file that is not an image names the file object, not the problem.
     unknown = isinstance(error, Image.UnidentifiedImageError)
     why = "not an image" if unknown else str(error) or type(error).__name__
     return ValueError(f"{files.name(path)} cannot be decoded ({why}); replace or remove it")
@@ -202,7 +208,7 @@ def _damaged(files: Files, path: str, error: Exception) -> ValueError:
 def _check_alike(
     headers: dict[str, Header], image_size: int, num_channels: int, any_size: bool
 ) -> None:
-    """Raises ValueError, naming the first image that is grey, of another size or too small."""
+    """Raises ValueError for images that are grey, of another size or too small; names the first."""
     grey = [name for name, header in headers.items() if header.mode in GREY]
     if grey and num_channels == 3:
         raise ValueError(

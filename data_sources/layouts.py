@@ -1,16 +1,17 @@
-"""Which files of a folder or zip are the examples of a split, and what their labels are.
+"""The layouts of image folders and zips: which files belong to a split, and their labels.
 
     train/cat/*.png   train/dog/*.png   ...   test/cat/*.png   ...
 
-Labels count the class names of all splits in alphabetical order. A split folder may also hold its
-images directly: all of them have label 0 then. The test split may be called `val`. Three more
-layouts know no splits, and their images serve as both: images at the top, class folders at the top,
-and images anywhere below a file `dataset.json` with their labels, {"labels":
-[["00000/img00000000.png", 6], ...]} or null for none, as StyleGAN's and EDM's zips have it. In a
-zip, one folder may hold all of this.
+Labels number the class names of all splits in alphabetical order. A split folder may also hold its
+images directly; then all labels are 0. The test split may be called `val`.
 
-Files of other kinds than those of `SUFFIXES` and hidden files are passed over. The classes take
-turns, so that a batch in order has all of them and not the first alone.
+Three more layouts have no splits, so the same images serve as both splits: images at the top, class
+folders at the top, and images anywhere below a file `dataset.json` that holds their labels, as in
+the zips of StyleGAN and EDM: {"labels": [["00000/img00000000.png", 6], ...]}, or null for no
+labels. In a zip, a single folder may hold everything.
+
+Hidden files, and files whose suffix is not in `SUFFIXES`, are ignored. The classes alternate, so
+that consecutive examples come from all classes.
 """
 
 import json
@@ -27,15 +28,15 @@ Examples = list[tuple[str, int]]  # path inside the folder or zip, label
 
 
 def list_examples(files: Files, split: str, missing: str) -> tuple[list[str], Examples]:
-    """Returns the class names, [""] without classes, and the examples of a split.
+    """Returns the class names ([""] if there are no classes) and the examples of a split.
 
     Args:
       files: a folder or zip.
       split: "train" or "test".
-      missing: ends the message of a missing split: what to do.
+      missing: end of the message about a missing split: what to do.
 
     Raises:
-      ValueError: if the split or its images are missing, or labels and images do not fit.
+      ValueError: if the split or its images are missing, or labels and images do not match.
     """
     top = _top(files)
     folders, names = files.list(top)
@@ -55,7 +56,7 @@ def list_examples(files: Files, split: str, missing: str) -> tuple[list[str], Ex
 
 
 def _top(files: Files) -> str:
-    """Returns the folder of a zip that holds all of it; otherwise "", the top itself."""
+    """Returns the single folder that holds everything in a zip, or "" (the top) without one."""
     top = ""
     while isinstance(files, Zip):
         folders, names = files.list(top)
@@ -110,21 +111,21 @@ def _labelled_examples(files: Files, top: str) -> Examples:
         labels = {_join(top, path): label for path, label in labels}
         if not all(type(label) is int and label >= 0 for label in labels.values()):
             raise ValueError("a label is no whole number")
-    except Exception as error:  # whatever a file of another form leads to
+    except Exception as error:  # a file of another form can cause many types
         raise ValueError(
             f"{name} cannot be read as labels ({error}); write "
             '{"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null}'
         ) from error
     if single := sorted(set(images) ^ set(labels)):
         raise ValueError(
-            f"{files.name(single[0])} is not both an image that is there and a row of {name}; "
+            f"{files.name(single[0])} is not both an image that exists and a row of {name}; "
             "pack the images again"
         )
     return _in_turns(list(labels.items()))
 
 
 def _in_turns(examples: Examples) -> Examples:
-    """Returns examples, sorted within each label, so that the labels take turns."""
+    """Returns the examples in an order in which the labels alternate."""
     seen: Counter[int] = Counter()
     turns = []
     for path, label in examples:
@@ -134,7 +135,7 @@ def _in_turns(examples: Examples) -> Examples:
 
 
 def _walk(files: Files, folder: str) -> Iterator[str]:
-    """Yields the images in a folder and below it."""
+    """Yields the images in a folder and its subfolders."""
     yield from _images(files, folder)
     for name in files.list(folder)[0]:
         yield from _walk(files, _join(folder, name))

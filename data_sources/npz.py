@@ -1,8 +1,8 @@
 """NumPy archives of images: one file for both splits, or DIR/train.npz and DIR/test.npz.
 
-`data_sources.arrays.KEYS` lists the names that arrays may have, MedMNIST's and Keras's among them.
-A file whose names say no split serves both. The images are held in memory, read-only: what does not
-fit there belongs into HDF5.
+`data_sources.arrays.KEYS` lists the names that the arrays may have, including those of MedMNIST and
+Keras. A file whose names do not mention a split serves both splits. The images are held in memory,
+read-only; store a data set that is too large for memory in HDF5.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ def load(dir: str, split: str) -> ArraySource:
     """Returns the images, uint8 (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
 
     Raises:
-      ValueError: naming the file, if it is missing, damaged or holds something else.
+      ValueError: if the file is missing, damaged or holds something else; the message names it.
     """
     path = find_file(dir, split, (".npz",))
     with _open(path) as file:
@@ -24,7 +24,7 @@ def load(dir: str, split: str) -> ArraySource:
         try:
             images = file[image_key]
             labels = read_labels(file.__getitem__, label_key, images.shape)
-        except Exception as error:  # whatever zipfile, zlib and NumPy raise for damaged files
+        except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged files
             raise _damaged(path, error) from error
     try:
         source = ArraySource(images, labels)

@@ -1,8 +1,8 @@
-"""Tiles of the color photographs that come with scikit-image, which need no download.
+"""Tiles of the color photographs that come with scikit-image and need no download.
 
-Each photograph is cut into squares that do not overlap, from its top left corner on; what is left
-over at the right and at the bottom belongs to none. The photographs of one split are not those of
-the other, so that no pixel is in both. The two of the motorcycle are a stereo pair.
+Each photograph is cut into non-overlapping squares, starting at its top left corner; the rest at
+the right and at the bottom is not used. The two splits use different photographs, so that they
+share no pixel. The two photographs of the motorcycle are a stereo pair.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from PIL import Image
 
 from scorax.data_sources.arrays import ArraySource, check_split
 
-FILES = {  # files of the folder skimage/data
+FILES = {  # files in the folder skimage/data
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),
     "test": ("chelsea.png", "coffee.png"),
 }
@@ -22,8 +22,8 @@ FILES = {  # files of the folder skimage/data
 def load(split: str, image_size: int) -> ArraySource:
     """Returns the tiles of a split: uint8 (image_size, image_size, 3), without labels.
 
-    Of 32 pixels there are 1,206 and 342. They are in a random order, the same every time, so that
-    any stretch of them has tiles of all photographs.
+    With 32 pixels there are 1,206 tiles for training and 342 for testing. They are in a random
+    order that never changes, so that consecutive tiles come from all photographs.
 
     Raises:
       ValueError: for an unknown split or an impossible size, or if the package is missing.
@@ -35,14 +35,14 @@ def load(split: str, image_size: int) -> ArraySource:
         limit = max(min(photograph.shape[:2]) for photograph in photographs)
         raise ValueError(
             f"data.image_size={image_size} is larger than every photograph of the {split} split; "
-            f"set {limit} or less"
+            f"set it to {limit} or less"
         )
     np.random.default_rng(0).shuffle(tiles)
     return ArraySource(tiles, np.zeros(len(tiles), np.int32))
 
 
 def cut(image: np.ndarray, size: int) -> np.ndarray:
-    """Cuts an image (H, W, C) into tiles, row by row: (N, size, size, C).
+    """Returns the tiles of an image (H, W, C), row by row: (N, size, size, C).
 
     Raises:
       ValueError: if the size is not positive.
@@ -58,7 +58,7 @@ def cut(image: np.ndarray, size: int) -> np.ndarray:
 
 def _read(name: str) -> np.ndarray:
     """Returns a photograph: uint8 (H, W, 3)."""
-    # Found without importing it, which takes a second.
+    # The package is located but not imported, because the import takes a second.
     spec = importlib.util.find_spec("skimage")
     folder = Path(spec.submodule_search_locations[0]) if spec else Path("skimage")
     path = folder / "data" / name
@@ -70,5 +70,5 @@ def _read(name: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # the latter of damaged PNG files
+    except (OSError, SyntaxError) as error:  # damaged PNG files raise SyntaxError
         raise ValueError(f"{path} is damaged ({error}); install scikit-image again") from error
