@@ -1,8 +1,8 @@
-"""Preparing images: a folder, zip or tfrecord file becomes array_record files of one size.
+"""Preparation of images: converts a folder, zip or tfrecord file to array_record files of one size.
 
-Every image is decoded in full, cropped, scaled and stored as PNG (exact) or JPEG. The work is
-spread over processes, because PIL holds Python's lock while it encodes; each opens the source
-itself, and one of them writes.
+Every image is fully decoded, cropped, scaled and stored as PNG (exact) or JPEG. Several processes
+do this work, because PIL holds Python's global lock while it encodes. Each process opens the source
+itself; the main process writes the files.
 """
 
 import functools
@@ -33,8 +33,8 @@ from scorax.data_sources.files import open_files
 from scorax.data_sources.images import MODES, check_image, decode_image
 from scorax.data_sources.layouts import list_examples
 
-FULL_SIZE = 2**16  # pixels: more than a JPEG can have, which is then decoded in full
-SKIPPED = "skipped.txt"  # what was left out, one message a line
+FULL_SIZE = 2**16  # pixels: more than a JPEG can have, so that JPEGs are decoded at full size
+SKIPPED = "skipped.txt"  # lists images that were left out, one message per line
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, split -> items
 
@@ -42,16 +42,16 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their nu
 class Settings(NamedTuple):
     """How images are prepared."""
 
-    size: int  # pixels, height and width
-    channels: int = 3  # 3: RGB, 1: grey, into which colours are turned
+    size: int  # height and width in pixels
+    channels: int = 3  # 3: RGB; 1: grey, to which colour images are converted
     crop: str = "center"  # a row of CROPS
     format: str = "png"  # a row of FORMATS
-    quality: int = 95  # of JPEG, 1 ... 100; its colours keep their resolution
+    quality: int = 95  # of JPEG, 1 ... 100; colours are stored at full resolution
     splits: tuple[str, ...] = SPLITS
 
 
 class Pictures(NamedTuple):
-    """The images of one split as they come, of any size."""
+    """The unprepared images of one split, of any size."""
 
     names: list[str]
     read: Callable[[int], tuple[np.ndarray, int]]  # number -> uint8 (H, W, C), label
@@ -66,26 +66,26 @@ def prepare(
     skip_corrupt: bool = False,
     progress: Progress = lambda items, total, split: items,
 ) -> dict[str, Any]:
-    """Writes the images of `source` as a folder `dest` for `array_records.load`.
+    """Writes the images of `source` to a folder `dest` that `array_records.load` can read.
 
-    The folder appears when it is complete. Where `source` has no splits its images are stored once,
-    and serve as both.
+    The folder appears only when it is complete. If `source` has no splits, its images are stored
+    once and serve as both splits.
 
     Args:
       source: a folder, a .zip or a .tfrecords file; see `layouts` and `tfrecords`.
       dest: the folder to write, which must not exist.
       settings: size, format and so on.
-      workers: processes; 0: one a CPU core.
-      skip_corrupt: whether images that cannot be used are left out, and listed in `skipped.txt`,
-        instead of being an error.
+      workers: number of processes; 0 for one per CPU core.
+      skip_corrupt: True to leave out images that cannot be used and list them in `skipped.txt`;
+        False to raise an error for the first one.
       progress: wraps the loop over the images of a split.
 
     Returns:
-      What `info.json` says.
+      The contents of `info.json`.
 
     Raises:
       ValueError: for impossible settings, if `dest` exists, and for the first image that cannot be
-        used: damaged, smaller than `size`, or what `crop` cannot handle.
+        used because it is damaged, smaller than `size` or not suitable for `crop`.
     """
     _check(settings, source, Path(dest), workers)
     pictures = {split: _open(Path(source), split, settings.channels) for split in settings.splits}
@@ -95,7 +95,7 @@ def prepare(
     splits, skipped = {}, []
     try:
         workers = workers or os.cpu_count() or 1
-        window = 4 * workers  # images are large: what is ready must not pile up
+        window = 4 * workers  # images are large, so finished ones must not pile up
         with _pool(workers) as pool:
             for split, (names, _, _) in pictures.items():
                 same = [s for s in splits if pictures[s].names == names]
@@ -121,7 +121,7 @@ def prepare(
 
 
 def _check(settings: Settings, source: str, dest: Path, workers: int) -> None:
-    """Raises ValueError for what cannot work, before anything is read or written."""
+    """Raises ValueError for arguments that cannot work, before anything is read or written."""
     if settings.size < 1:
         raise ValueError(f"--size {settings.size} is not possible; give 1 or more pixels")
     if settings.channels not in MODES:
@@ -137,7 +137,7 @@ def _check(settings: Settings, source: str, dest: Path, workers: int) -> None:
 
 
 def _open(source: Path, split: str, channels: int) -> Pictures:
-    """Returns the images of a split; raises ValueError if the source or the split is not there."""
+    """Returns the images of a split; raises ValueError if the source or the split is missing."""
     if source.suffix in tfrecords.SUFFIXES:
         records = tfrecords.TFRecordSource(source)
         found = records.shape[0]
@@ -159,14 +159,14 @@ def _open(source: Path, split: str, channels: int) -> Pictures:
     return Pictures([files.name(path) for path, _ in examples], read, classes)
 
 
-_open_once = functools.lru_cache(len(SPLITS))(_open)  # in every worker
+_open_once = functools.lru_cache(len(SPLITS))(_open)  # once in every worker
 
 
 def _encode(source: Path, split: str, settings: Settings, i: int) -> tuple[bytes, int]:
-    """Returns the file of the prepared image number i of a split, and its label.
+    """Returns prepared image i of a split, as the bytes of a PNG or JPEG file, and its label.
 
     Raises:
-      ValueError: naming the image, if it cannot be used.
+      ValueError: if the image cannot be used; the message names it.
     """
     pictures = _open_once(source, split, settings.channels)
     name = pictures.names[i]
@@ -175,7 +175,7 @@ def _encode(source: Path, split: str, settings: Settings, i: int) -> tuple[bytes
     if min(height, width) < settings.size:
         raise ValueError(
             f"{name} is too small ({width}x{height} pixels) for --size {settings.size}; give a "
-            "smaller one, or replace or remove the image"
+            "smaller size, or replace or remove the image"
         )
     try:
         image = CROPS[settings.crop](image, settings.size)
@@ -188,17 +188,17 @@ def _encode(source: Path, split: str, settings: Settings, i: int) -> tuple[bytes
 
 
 def _pool(workers: int) -> Executor:
-    """Returns an executor of so many processes, or of one thread."""
+    """Returns an executor with `workers` processes, or with one thread if `workers` is 1."""
     _open_once.cache_clear()
     if workers == 1:
         return ThreadPoolExecutor(1)
-    # Not forked: what a process that computes holds, locks above all, is better left behind.
+    # A forked process would inherit the state of a process with threads, above all its locks.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the first process, and ends with it, however that ends."""
+    """Makes a worker ignore Ctrl-C and exit when the main process ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
@@ -211,7 +211,7 @@ def _start_worker() -> None:
 def _in_order(
     pool: Executor, function: Callable[[int], Any], count: int, window: int
 ) -> Iterator[Future]:
-    """Yields the calls for 0, 1, ..., count - 1, of which at most `window` are under way."""
+    """Yields futures of function(0), ..., function(count - 1), with at most `window` pending."""
     pending: deque[Future] = deque()
     try:
         for i in range(count):
@@ -231,10 +231,10 @@ def _write(
     """Writes the examples of a split and returns its files.
 
     Args:
-      folder: where to.
-      split: its name.
-      futures: of the images' files and labels.
-      skipped: takes the messages of images that cannot be used; None: they are errors.
+      folder: the folder to write into.
+      split: name of the split.
+      futures: futures of the results of `_encode`.
+      skipped: receives the messages about images that cannot be used; if None, they are errors.
     """
     writer = array_records.Writer(folder, split)
     try:
@@ -244,13 +244,13 @@ def _write(
             except ValueError as error:
                 if skipped is None:
                     raise ValueError(
-                        f"{error}; --skip-corrupt leaves out all of its kind"
+                        f"{error}; --skip-corrupt leaves out all such images"
                     ) from error
                 skipped.append(str(error))
     finally:
         writer.close()
     if not writer.shards:
-        raise ValueError(f"no image of the {split} split can be used, the first: {skipped[0]}")
+        raise ValueError(f"no image of the {split} split can be used; the first: {skipped[0]}")
     return writer.shards
 
 
@@ -275,16 +275,22 @@ def _describe(
 
 
 def _scale_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns image: uint8 (H, W, C) scaled to uint8 (size, size, C); raises if it is no square."""
+    """Scales a square image: uint8 (H, H, C) to uint8 (size, size, C).
+
+    Raises:
+      ValueError: if the image is not square.
+    """
     height, width = image.shape[:2]
     if height != width:
-        raise ValueError(f"{width}x{height} pixels are no square; cut one out with --crop center")
+        raise ValueError(
+            f"{width}x{height} pixels are no square; cut out a square with --crop center"
+        )
     return resizing.crop_resize(image, size)
 
 
 CROPS = {
-    "center": resizing.crop_resize,  # the middle square
-    "none": _scale_square,  # everything else is an error
+    "center": resizing.crop_resize,  # the central square
+    "none": _scale_square,  # an image that is not square is an error
     "celeba": resizing.resize_celeba,
     "lsun": resizing.resize_lsun,
 }

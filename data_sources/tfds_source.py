@@ -2,9 +2,9 @@
 
     DIR/cifar10/3.0.2/...   DIR/lsun/bedroom/3.1.0/...
 
-Such files are read in any order and without TensorFlow, which TFDS's other format, tfrecord, needs.
-Images are decoded when asked for, cropped and scaled as score_sde does for the data set. Its test
-split is the one that score_sde evaluates on: TFDS's "validation" of CelebA and LSUN.
+These files allow random access and need no TensorFlow, unlike TFDS's other format, tfrecord. Images
+are decoded on access, and cropped and scaled as score_sde does for each data set. The test split is
+the split that score_sde evaluates on; for CelebA and LSUN that is TFDS's "validation".
 """
 
 import io
@@ -22,13 +22,13 @@ from scorax.data_sources.arrays import check_split
 
 
 class Published(NamedTuple):
-    """What TFDS calls a data set, and how score_sde uses it."""
+    """TFDS's names for a data set, and how score_sde uses it."""
 
     title: str
     name: str  # with {size} or {category} where there are several variants
-    test: str = "test"  # what TFDS calls the split to evaluate on
-    resize: Callable[[np.ndarray, int], np.ndarray] | None = None  # None: as it is stored
-    needs_tensorflow: bool = False  # to prepare it, not to read it
+    test: str = "test"  # TFDS's name of the split to evaluate on
+    resize: Callable[[np.ndarray, int], np.ndarray] | None = None  # None: keep the stored size
+    needs_tensorflow: bool = False  # TensorFlow is needed for preparing (not for reading)
 
 
 PUBLISHED = {
@@ -37,14 +37,14 @@ PUBLISHED = {
     "cifar10": Published("CIFAR-10", "cifar10", resize=resizing.resize_square),
     "svhn": Published("SVHN", "svhn_cropped", resize=resizing.resize_square),
     "celeba": Published("CelebA", "celeb_a", "validation", resizing.resize_celeba),
-    # It has one split, which score_sde evaluates on too.
+    # CelebA-HQ has a single split, which score_sde also evaluates on.
     "celebahq": Published("CelebA-HQ", "celeb_a_hq/{size}", "train", needs_tensorflow=True),
     "lsun": Published("LSUN", "lsun/{category}", "validation", resizing.resize_lsun, True),
 }
 
 
 class TfdsSource:
-    """One split of a data set, decoded when asked for; several threads may read at once."""
+    """One split of a data set, decoded on access; several threads may read at once."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class TfdsSource:
         """Opens a data set.
 
         Args:
-          folder: of one version: it holds `dataset_info.json`.
-          split: as TFDS calls it.
-          resize: of an image, uint8 (H, W, C).
-          prepare: ends the message about files in another format.
+          folder: the folder of one version, which holds `dataset_info.json`.
+          split: TFDS's name of the split.
+          resize: function that is applied to each image, uint8 (H, W, C).
+          prepare: end of the message about files in another format: what to do.
 
         Raises:
-          ValueError: if the split or one of its files is missing, or the files are no array_record.
+          ValueError: if the split or one of its files is missing, or has another format.
         """
-        import tensorflow_datasets as tfds  # a second to import, so only where it is used
+        import tensorflow_datasets as tfds  # takes a second to import, so only where it is used
 
         self.folder = folder
         self.resize = resize
@@ -79,8 +79,8 @@ class TfdsSource:
             self._records = builder.as_data_source(split, decoders=undecoded)
         except NotImplementedError as error:
             raise ValueError(
-                f"'{folder}' holds {builder.info.file_format.value} files, which take TensorFlow "
-                f"to read; {prepare}"
+                f"'{folder}' holds {builder.info.file_format.value} files, which only TensorFlow "
+                f"can read; {prepare}"
             ) from error
         for path in splits[split].filepaths:
             if not Path(path).is_file():
@@ -91,16 +91,16 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, i: int) -> dict:
-        """Returns example i: {"image": uint8 (H, W, C), "label": int32}; 0 where there is no label.
+        """Returns example i: {"image": uint8 (H, W, C), "label": int32}; label 0 if it has none.
 
         Raises:
-          ValueError: naming the folder, if a file is damaged.
+          ValueError: if a file is damaged; the message names the folder.
         """
         try:
             record = self._records[i]
             with Image.open(io.BytesIO(record["image"])) as image:
                 x = np.asarray(image.convert(self._mode))
-        except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
+        except Exception as error:  # array_record, protobuf and PIL raise a dozen types
             raise ValueError(
                 f"example {i} of '{self.folder}' cannot be read ({error}); prepare the data set "
                 "again"
@@ -110,24 +110,25 @@ class TfdsSource:
 
 
 def load(dataset: str, dir: str, split: str, image_size: int, category: str = "") -> TfdsSource:
-    """Returns a split of a row of `PUBLISHED`.
+    """Returns a split of a data set of `PUBLISHED`.
 
     Args:
-      dataset: the name of the row.
-      dir: TFDS's data_dir; "" is $TFDS_DATA_DIR or else ~/tensorflow_datasets.
+      dataset: its key in `PUBLISHED`.
+      dir: TFDS's data_dir; "" stands for $TFDS_DATA_DIR or else ~/tensorflow_datasets.
       split: "train" or "test".
       image_size: height and width of the examples in pixels.
-      category: of LSUN: bedroom, church_outdoor, ...
+      category: category of LSUN: bedroom, church_outdoor, ...
 
     Raises:
-      ValueError: if the data set is not there, telling how to prepare it, and as `TfdsSource`.
+      ValueError: if the data set is missing (the message says how to prepare it), and as
+        `TfdsSource`.
     """
     check_split(split)
     row = PUBLISHED[dataset]
     if not category and "{category}" in row.name:
         raise ValueError(
             f"data.category='' names no part of {row.title}; set --config.data.category to "
-            "bedroom, church_outdoor or another one"
+            "bedroom, church_outdoor or another category"
         )
     name = row.name.format(size=image_size, category=category)
     root = _data_dir(dir)
@@ -149,13 +150,13 @@ def load(dataset: str, dir: str, split: str, image_size: int, category: str = ""
 
 
 def holds(dataset: str, dir: str, image_size: int = 0) -> bool:
-    """Whether a row of `PUBLISHED` without categories is in `dir`, with "" as in `load`."""
+    """Returns whether `dir`, as in `load`, holds a data set of `PUBLISHED` without categories."""
     name = PUBLISHED[dataset].name.format(size=image_size)
     return _find_version(_data_dir(dir) / name) is not None
 
 
 def _command(name: str, dir: str | os.PathLike) -> str:
-    # The program `tfds build` does the same, but does not start without TensorFlow.
+    # The program `tfds build` does the same, but needs TensorFlow to start.
     return (
         'python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{dir}', file_format='array_record')"
@@ -168,7 +169,7 @@ def _data_dir(dir: str) -> Path:
 
 
 def _find_version(folder: Path) -> Path | None:
-    """Returns the newest of the complete versions in the folder of a data set."""
+    """Returns the folder of the newest complete version in a data set's folder, or None."""
     found = [path.parent for path in folder.glob("*/dataset_info.json")]
     versions = [p for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
     return max(versions, key=lambda p: [int(n) for n in p.name.split(".")], default=None)

@@ -1,11 +1,12 @@
-"""StyleGAN's tfrecords of images, as FFHQ and CelebA-HQ come, read without TensorFlow.
+"""StyleGAN's tfrecord files of images, the format of FFHQ and CelebA-HQ, read without TensorFlow.
 
-A file holds the images of one resolution, `ffhq-r08.tfrecords` those of 2^8 pixels. A record is
+A file holds the images of one resolution: `ffhq-r08.tfrecords` holds images of 2^8 pixels. A record
+consists of
 
     length: uint64   its masked CRC32C: uint32   data   its masked CRC32C: uint32
 
-little-endian, the data a `tf.train.Example` with `shape`: int64 (C, H, W) and `data`: uint8 bytes.
-Labels are not read, and as in score_sde the one file is both the train and the test split.
+in little-endian order. The data are a `tf.train.Example` with `shape`: int64 (C, H, W) and `data`:
+uint8 bytes. Labels are not read. As in score_sde, the same file serves as train and test split.
 
 Sources: https://www.tensorflow.org/tutorials/load_data/tfrecord (the records) and
 https://github.com/NVlabs/stylegan/blob/master/dataset_tool.py (the examples).
@@ -23,23 +24,24 @@ from scorax.data_sources.arrays import check_split
 from scorax.data_sources.crc32c import masked_crc32c
 from scorax.data_sources.tfds_source import TfdsSource
 
-HEADER = struct.Struct("<QI")  # length, checksum of its 8 bytes
-FOOTER = struct.Struct("<I")  # checksum of the data
+HEADER = struct.Struct("<QI")  # length, masked CRC32C of its 8 bytes
+FOOTER = struct.Struct("<I")  # masked CRC32C of the data
 SUFFIXES = (".tfrecords", ".tfrecord")
 
 
 class TFRecordSource:
-    """The images of one file, each read when asked for; every label is 0."""
+    """The images of one file, each read on access; every label is 0."""
 
     def __init__(self, path: Path):
-        """Finds the records, which reads the header of each, and reads the first.
+        """Finds all records by reading their headers, and reads the first image.
 
         Raises:
-          ValueError: naming the file, if it is empty, cut off, damaged or holds something else.
+          ValueError: if the file is empty, truncated, damaged or holds something else; the message
+            names it.
         """
         self.path = path
         self._file = path.open("rb", buffering=0)
-        self._records = self._find_records()  # offset and length of each one's data: (N, 2)
+        self._records = self._find_records()  # offset and length of each record's data: (N, 2)
         self.shape = self._read(0).shape  # (C, H, W)
 
     def __len__(self) -> int:
@@ -49,13 +51,14 @@ class TFRecordSource:
         """Returns example i: {"image": uint8 (H, W, C), "label": 0}.
 
         Raises:
-          ValueError: naming file and record, if it is damaged or has another shape than the first.
+          ValueError: if the record is damaged or its shape differs from the first image's; the
+            message names the file and the record.
         """
         image = self._read(i)
         if image.shape != self.shape:
             raise self._error(
                 f"has the shape {image.shape} in record {i} and {self.shape} in record 0; write "
-                "images of one size"
+                "images of the same size"
             )
         return {"image": np.ascontiguousarray(image.transpose(1, 2, 0)), "label": np.int32(0)}
 
@@ -84,14 +87,14 @@ class TFRecordSource:
     def _read(self, i: int) -> np.ndarray:
         """Returns the image of record i: uint8 (C, H, W)."""
         offset, length = self._records[i]
-        # pread moves no file position, so threads do not get into each other's way.
+        # pread does not move the file position, so threads do not disturb each other.
         data = os.pread(self._file.fileno(), int(length), int(offset))
         footer = os.pread(self._file.fileno(), FOOTER.size, int(offset + length))
         if FOOTER.pack(masked_crc32c(data)) != footer:
             raise self._error(f"has a wrong checksum in record {i}; fetch it again")
         try:
             return _parse_example(data)
-        except Exception as error:  # DecodeError of protobuf and ValueError of the shape
+        except Exception as error:  # protobuf's DecodeError, or a ValueError about the shape
             raise self._error(
                 f"holds no image in record {i} ({error}); give a file with features 'shape' (C, H, "
                 "W) and 'data', as StyleGAN's dataset_tool.py writes it"
@@ -102,7 +105,7 @@ class TFRecordSource:
 
 
 def load(dir: str, split: str, image_size: int) -> TFRecordSource:
-    """Returns the file `dir`, or the one of `image_size` pixels in the folder `dir`.
+    """Opens the file `dir`, or the file of `image_size` pixels in the folder `dir`.
 
     Raises:
       ValueError: if there is no such file, and as `TFRecordSource`.
@@ -115,7 +118,7 @@ def load(dir: str, split: str, image_size: int) -> TFRecordSource:
 
 
 def load_ffhq(dir: str, split: str, image_size: int) -> TFRecordSource:
-    """Returns FFHQ (70,000 faces) from a file or folder, see `load`; "" stands for data/ffhq.
+    """Opens FFHQ (70,000 faces) in a file or folder as in `load`; "" stands for data/ffhq.
 
     Raises:
       ValueError: as `load`.
@@ -129,9 +132,10 @@ def load_ffhq(dir: str, split: str, image_size: int) -> TFRecordSource:
 
 
 def load_celebahq(dir: str, split: str, image_size: int) -> TFRecordSource | TfdsSource:
-    """Returns CelebA-HQ (30,000 faces) from a file or folder, see `load`, or from TFDS's data_dir.
+    """Opens CelebA-HQ (30,000 faces) in a file or folder as in `load`, or in TFDS's data_dir.
 
-    "" stands for data/celebahq or, where that does not exist, for TFDS's own default.
+    If `dir` is "", it is read from data/celebahq or, if that does not exist, from TFDS's default
+    folder.
 
     Raises:
       ValueError: as `load`.
@@ -153,7 +157,7 @@ def _load(dir: str, split: str, image_size: int, missing: str) -> TFRecordSource
     if dir and Path(dir).is_file():
         return TFRecordSource(Path(dir))
     files = sorted(p for p in Path(dir).glob("*") if p.suffix in SUFFIXES) if dir else []
-    level = f"-r{image_size.bit_length() - 1:02d}"  # log2; other files have no level in their name
+    level = f"-r{image_size.bit_length() - 1:02d}"  # log2 of the size; not all names end in it
     fitting = [p for p in files if p.stem.endswith(level)] or files
     if len(fitting) == 1:
         return TFRecordSource(fitting[0])
@@ -165,7 +169,7 @@ def _load(dir: str, split: str, image_size: int, missing: str) -> TFRecordSource
 
 def _parse_example(data: bytes) -> np.ndarray:
     """Returns the image of a serialised `tf.train.Example`: uint8 (C, H, W)."""
-    from tensorflow_datasets.proto import tf_example_generated_pb2  # slow, so only where it is used
+    from tensorflow_datasets.proto import tf_example_generated_pb2  # slow to import
 
     features = tf_example_generated_pb2.Example.FromString(data).features.feature
     shape = tuple(features["shape"].int64_list.value)
