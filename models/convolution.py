@@ -1,20 +1,21 @@
-"""The convolution of the networks, with gradients that suit CPUs.
+"""The convolution of the layers in `models.layers`, with gradients that are fast on CPUs.
 
 XLA's CPU backend computes the weight gradient of a convolution as a convolution with a window as
-large as the image, after transposing both arguments, and the image gradient with a kernel that it
-transposes first. For wide layers the first is slow on large images, at a quarter of the rate of a
-matrix product, and the second on small ones, where transposing the kernel can cost more than the
-convolution. Both are plain matrix products with shifted images (benchmarks/RESULTS.md). The image
-gradient of narrow layers is slow inside compiled loops only, unless it is written as a convolution.
+large as the image, after transposing both arguments. For wide layers and large images this runs at
+a quarter of the rate of a matrix product. It computes the image gradient with a kernel that it
+first transposes, which for wide layers and small images can cost more than the convolution itself.
+In these cases this module computes the gradients as matrix products with shifted images
+(benchmarks/RESULTS.md). The image gradient of narrow layers is slow only inside compiled loops, and
+fast there too if it is written as a convolution.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-NHWC = ("NHWC", "HWIO", "NHWC")  # layouts of images, kernels, images
-WIDE = 128  # channels, in and out, from which on the products are faster
-SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between XLA's own weight gradient is as fast
+NHWC = ("NHWC", "HWIO", "NHWC")  # layouts of the input, the kernel and the output
+WIDE = 128  # from this many input and output channels on, matrix products are faster
+SMALL, LARGE = 8 * 8, 32 * 32  # pixels: in between, XLA's own weight gradient is as fast
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
@@ -51,14 +52,14 @@ def _backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _turned_conv(g: jax.Array, w: jax.Array) -> jax.Array:
-    """The image gradient: the transpose of a SAME convolution has the kernel turned around."""
+    """The image gradient: the transpose of a SAME convolution, which uses the flipped kernel."""
     return _conv(g, w[::-1, ::-1].swapaxes(2, 3))
 
 
 def _shifted_sum(g: jax.Array, w: jax.Array) -> jax.Array:
-    """The image gradient dx[p + (i, j) - 1] += w[i, j] g[p], all nine in one matrix product.
+    """The image gradient dx[p + (i, j) - 1] += w[i, j] g[p], all nine terms in one matrix product.
 
-    The product takes the kernel as it lies in memory.
+    The product reads the kernel in its memory layout, so the kernel is not transposed.
     """
     (b, h, width, o), c = g.shape, w.shape[2]
     parts = (g.reshape(-1, o) @ w.reshape(-1, o).T).reshape(b, h, width, 3, 3, c)
@@ -71,13 +72,13 @@ def _shifted_sum(g: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The weight gradient as autodiff has it."""
+    """The weight gradient that automatic differentiation gives."""
     like = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda w: _conv(x, w), like)(g)[0]
 
 
 def _patch_product(x: jax.Array, g: jax.Array) -> jax.Array:
-    """dw[i, j] = sum over pixels p of x[p + (i, j) - 1] g[p], all nine in one matrix product."""
+    """dw[i, j] = sum over pixels p of x[p + (i, j) - 1] g[p], with one matrix product for all."""
     (_, h, w, c), o = x.shape, g.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
@@ -86,10 +87,10 @@ def _patch_product(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _row_products(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The same gradient by one matrix product for each (i, j), one i after the other.
+    """The gradient of `_patch_product` by one matrix product for each (i, j), in a loop over i.
 
-    A large image does not fit the cache nine times: a loop keeps three shifted copies alive, where
-    XLA would make all nine at once.
+    Nine copies of a large image do not fit the cache. The loop keeps only three shifted copies
+    alive, whereas XLA would otherwise make all nine at once.
     """
     (b, h, w, c), o = x.shape, g.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

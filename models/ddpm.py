@@ -1,8 +1,8 @@
 """The network of DDPM (Ho et al. 2020), as in score_sde.
 
-A U-Net of residual blocks with attention; on the way up attention comes once a resolution, after
-the blocks, where Ho et al. have it after each. Parameters carry names by place, as in `NCSNpp`.
-Images are NHWC; what the labels mean is decided by `models.utils`.
+It is a U-Net of residual blocks with attention. On the way up there is one attention layer per
+resolution, after its blocks; Ho et al. have one after every block. Parameters are named by their
+place in the network, as in `NCSNpp`. Images are NHWC; `models.utils` defines what the labels mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,12 @@ from scorax.models.layers import (
     Conv,
     Dense,
     Dtype,
+    check_nonlinearity,
+    check_normalization,
     get_nonlinearity,
     get_normalization,
-    noise_levels,
     positional_embedding,
+    sigmas_at,
 )
 from scorax.models.unet import (
     Resample,
@@ -39,20 +41,21 @@ class DDPM(nn.Module):
     Attributes:
       nf: channels at full resolution.
       ch_mult: channels divided by nf at each resolution, fine to coarse.
-      num_res_blocks: residual blocks a resolution on the way down; one more on the way up.
-      attn_resolutions: image heights at which attention is used; the middle always has it.
+      num_res_blocks: residual blocks per resolution on the way down; one more on the way up.
+      attn_resolutions: image heights at which attention is used; the middle always uses it.
       nonlinearity: a row of `models.layers.NONLINEARITIES`.
       normalization: a row of `models.layers.NORMALIZATIONS`, in its JAX form (the PyTorch original
-        always has GroupNorm).
-      resamp_with_conv: a convolution in the layers that halve and double the resolution.
-      conditional: use the labels at all.
-      num_classes: classes that the network is told of; 0: none.
-      dropout: rate in every residual block.
+        always uses GroupNorm).
+      resamp_with_conv: whether the layers that halve and double the resolution have a convolution.
+      conditional: whether the network uses the labels.
+      num_classes: number of classes of a class-conditional network; 0 for an unconditional one.
+      dropout: dropout rate in every residual block.
       init_scale: initial scale of the last convolutions.
-      centered: the input is in [-1, 1]; else it is in [0, 1] and is mapped to [-1, 1] first.
+      centered: True if the input is in [-1, 1]; False if it is in [0, 1] (it is then mapped to
+        [-1, 1] first).
       scale_by_sigma: divide the output by `sigmas[labels]`.
-      sigmas: noise levels in the order of the integer labels, for that purpose.
-      dtype: of the activations.
+      sigmas: noise levels in the order of the integer labels, for `scale_by_sigma`.
+      dtype: type of the activations.
       remat: recompute blocks in the backward pass instead of storing their activations.
     """
 
@@ -77,13 +80,13 @@ class DDPM(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        get_nonlinearity(self.nonlinearity)
-        self._norm()
+        check_nonlinearity(self.nonlinearity)
+        check_normalization(self.normalization, "jax")
         check_sizes(self.nf, self.ch_mult, self.num_res_blocks)
         check_classes(self.num_classes, self.conditional)
 
     def _embed(self, labels: jax.Array, class_labels: jax.Array | None) -> jax.Array | None:
-        """Embedding (B, 4 nf) of noise level and class, or None for an unconditional network."""
+        """Embedding (B, 4 nf) of noise level and class; None for an unconditional network."""
         if not self.conditional:
             return None
         temb = positional_embedding(labels, self.nf)
@@ -126,16 +129,17 @@ class DDPM(nn.Module):
 
         Args:
           x: (B, H, W, C) images.
-          labels: (B,) time steps (not necessarily whole), or indices into `sigmas`.
-          train: whether dropout is on (it needs the rng "dropout").
-          class_labels: (B,) integers in 0 ... num_classes, the last for no class; None: no class.
+          labels: (B,) time steps (not necessarily whole numbers), or indices into `sigmas`.
+          train: whether dropout is active (it needs the rng "dropout").
+          class_labels: (B,) integers in 0 ... num_classes, where num_classes stands for no class;
+            None for no class in all examples.
 
         Returns:
           (B, H, W, C), float32.
 
         Raises:
-          ValueError: if H or W cannot be halved len(ch_mult) - 1 times, and for class labels where
-            there are no classes.
+          ValueError: if H or W cannot be halved len(ch_mult) - 1 times, or if class labels are
+            given to a network without classes.
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1, f"model.ch_mult={tuple(self.ch_mult)}")
@@ -171,4 +175,4 @@ class DDPM(nn.Module):
         h = get_nonlinearity(self.nonlinearity)(h)
         h = Conv(channels, init_scale=self.init_scale, dtype=self.dtype, name="out_conv")(h)
         h = h.astype(jnp.float32)
-        return batch_mul(1 / noise_levels(self.sigmas, labels), h) if self.scale_by_sigma else h
+        return batch_mul(1 / sigmas_at(self.sigmas, labels), h) if self.scale_by_sigma else h

@@ -1,8 +1,8 @@
-"""A small convolutional network that is told no noise level: the score at one level.
+"""A small convolutional network for the score at one fixed noise level, which is not an input.
 
 It is the denoiser of a course project on score-based data assimilation: 3x3 convolutions with ReLU
-between them, 3 -> 64 -> 128 -> 3 channels, and PyTorch's default initialisation. A pixel of the
-output depends on 7x7 of the input. Images are NHWC, of any size.
+between them, 3 -> 64 -> 128 -> 3 channels, and PyTorch's default initialisation. Each output pixel
+depends on 7x7 input pixels. Images are NHWC, of any size.
 """
 
 from typing import ClassVar
@@ -15,11 +15,11 @@ from scorax.models.layers import Conv, Dtype, uniform_init
 
 
 class DenoisingCNN(nn.Module):
-    """Convolutions from image to image; `labels` and `train` change nothing.
+    """Convolutions from image to image; `labels` and `train` are ignored.
 
     Attributes:
-      nf, ch_mult: hidden channels, nf times each number of ch_mult.
-      dtype: of the activations.
+      nf, ch_mult: the hidden layers have nf times each number of ch_mult channels.
+      dtype: type of the activations.
     """
 
     embedding_type: ClassVar[str] = "none"
@@ -32,8 +32,8 @@ class DenoisingCNN(nn.Module):
         super().__post_init__()
         if self.nf < 1 or not self.ch_mult or min(self.ch_mult) < 1:
             raise ValueError(
-                f"model.nf={self.nf} and model.ch_mult={tuple(self.ch_mult)} must be positive, and "
-                "one number of ch_mult or more"
+                f"model.nf={self.nf} and model.ch_mult={tuple(self.ch_mult)} must be positive, "
+                "with at least one number in ch_mult"
             )
 
     @nn.compact

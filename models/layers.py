@@ -1,8 +1,8 @@
-"""Building blocks of the score networks: convolution, norm, attention, noise-level embedding.
+"""Building blocks of the networks: convolution, norm, attention, noise-level embedding.
 
-Images are NHWC. Parameters are float32; `dtype` is the type of the activations, while statistics,
-softmax and embeddings are computed in float32 whatever it is. Initialisers are those of score_sde
-(Song et al. 2021, appendix H; Ho et al. 2020).
+Images are NHWC. Parameters are float32, and `dtype` is the type of the activations; statistics,
+softmax and embeddings are always computed in float32. The initialisers follow score_sde (Song et
+al. 2021, appendix H; Ho et al. 2020).
 """
 
 import functools
@@ -18,7 +18,7 @@ from jax import lax
 
 from scorax.models import resampling
 from scorax.models.convolution import conv2d
-from scorax.utils.arrays import lookup
+from scorax.utils.arrays import check_name, lookup
 
 Dtype = Any
 
@@ -28,8 +28,8 @@ def uniform_init(bound: float) -> nn.initializers.Initializer:
 
     def init(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
         n = math.prod(shape)
-        # Compiling a draw takes 0.1 s for every new length, so lengths are rounded up to a power of
-        # two: a network has a hundred shapes but a dozen lengths.
+        # Compiling a draw takes 0.1 s for every new length, so lengths are rounded up to powers of
+        # two: the hundred shapes of a network have only a dozen such lengths.
         u = jax.random.uniform(rng, (2 ** (n - 1).bit_length(),), dtype, -1.0, 1.0)
         return u[:n].reshape(shape) * bound
 
@@ -37,7 +37,7 @@ def uniform_init(bound: float) -> nn.initializers.Initializer:
 
 
 def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
-    """Uniform with variance scale / fan_avg; a scale of 0 stands for 1e-10, which is not zero."""
+    """Uniform with variance scale / fan_avg; a scale of 0 stands for 1e-10, as in score_sde."""
 
     def init(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
         fan_avg = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
@@ -47,7 +47,7 @@ def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """x: (..., C) plus bias: (C,), in the type of x."""
+    """Adds bias: (C,) to x: (..., C), in the type of x."""
     return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -55,7 +55,7 @@ class Conv(nn.Module):
     """Convolution with SAME padding; `stride` 2 pads as if the output started at pixel 0.
 
     Attributes:
-      init_scale: of the kernel by `default_init`, unless there is a `kernel_init`.
+      init_scale: scale of the kernel's `default_init`; ignored if `kernel_init` is given.
     """
 
     features: int
@@ -148,16 +148,16 @@ class GroupNorm(nn.Module):
 def group_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float
 ) -> jax.Array:
-    """Normalises x: (B, H, W, C) over space and the channels of each group, then scale and bias.
+    """Normalises x: (B, H, W, C) over space and the channels of each group; applies scale and bias.
 
-    The backward pass is written out: it needs two sums over space and one pass over the image, of
-    which autodiff makes six and three.
+    The backward pass is written by hand. It takes two sums over space and one pass over the image,
+    where automatic differentiation takes six sums and three passes.
     """
     return _group_norm_forward(x, scale, bias, groups, epsilon)[0]
 
 
 def _group_mean(sums: jax.Array, x: jax.Array, groups: int) -> jax.Array:
-    """Sums over space (B, C) -> means over space and group (B, C), equal within a group."""
+    """Turns sums over space (B, C) into means over space and group (B, C), equal within a group."""
     b, h, w, c = x.shape
     mean = jnp.sum(sums.reshape(b, groups, -1), 2, keepdims=True) / (h * w * c // groups)
     return jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, c)
@@ -193,10 +193,10 @@ group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 
 class InstanceNorm(nn.Module):
-    """Normalises each channel over space, then scale and bias (Ulyanov et al. 2016).
+    """Normalises each channel over space, then applies scale and bias (Ulyanov et al. 2016).
 
     Attributes:
-      affine: whether there are scale and bias.
+      affine: whether the layer has scale and bias.
     """
 
     affine: bool = True
@@ -214,10 +214,10 @@ class InstanceNorm(nn.Module):
 
 
 class VarianceNorm(nn.Module):
-    """Divides each channel by its standard deviation over space, and keeps its mean.
+    """Divides each channel by its standard deviation over space; the mean is not subtracted.
 
     Attributes:
-      ddof: the variance divides by pixels - ddof.
+      ddof: the divisor of the variance is the number of pixels minus ddof.
     """
 
     ddof: int = 0
@@ -233,15 +233,15 @@ class VarianceNorm(nn.Module):
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++ (Song & Ermon 2019, appendix A): gives back what the means say.
+    """InstanceNorm++ (Song & Ermon 2019, appendix A), which keeps information about the means.
 
-    gamma (xhat + alpha mhat) + beta, where xhat is the image normalised over space, and mhat are
-    the channels' means, normalised over channels. In NCSN v1, which is conditional, the three are
-    rows of one embedding of 3 C features, in the order gamma, alpha, beta.
+    The result is gamma (xhat + alpha mhat) + beta, where xhat is the image normalised over space
+    and mhat are the means of the channels, normalised over the channels. In the conditional form of
+    NCSN, gamma, alpha and beta come, in this order, from one embedding of 3 C features.
 
     Attributes:
-      ddof: the variance of the means divides by C - ddof.
-      num_classes: noise levels of the conditional norm; 0 for the unconditional one.
+      ddof: the divisor of the variance of the means is C - ddof.
+      num_classes: number of noise levels of the conditional form; 0 for the unconditional form.
     """
 
     ddof: int = 0
@@ -250,7 +250,7 @@ class InstanceNormPlus(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-        """x: (B, H, W, C), labels: (B,) integers where the norm is conditional -> as x."""
+        """x: (B, H, W, C), labels: (B,) integers, for the conditional form only -> shape of x."""
         x = x.astype(jnp.float32)
         c = x.shape[-1]
         if self.num_classes:
@@ -286,7 +286,11 @@ def _embedding_init(rng: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.flo
 
 
 def get_normalization(name: str, original: str) -> Callable[..., nn.Module]:
-    """A constructor `norm(dtype=..., name=...)` of the norm of that name, as in that original.
+    """Returns the constructor `norm(dtype=..., name=...)` of a norm as in one of the originals.
+
+    Args:
+      name: a row of `NORMALIZATIONS`.
+      original: "pytorch" or "jax".
 
     Raises:
       ValueError: for an unknown name or original.
@@ -295,25 +299,31 @@ def get_normalization(name: str, original: str) -> Callable[..., nn.Module]:
     return lookup(row, original, "original (model.original)")
 
 
-class Dropout(nn.Module):
-    """Dropout that draws 16 random bits an element, where Flax draws 32.
+def check_normalization(name: str, original: str) -> None:
+    """Raises ValueError unless `get_normalization` knows the name and the original."""
+    row = lookup(NORMALIZATIONS, name, "normalization (model.normalization)")
+    check_name(row, original, "original (model.original)")
 
-    Random numbers are most of what dropout costs. The rate is rounded to a multiple of 2^-16, and
-    what is kept is scaled by the rounded one, so that the mean does not change.
+
+class Dropout(nn.Module):
+    """Dropout that draws 16 random bits per element, where Flax draws 32.
+
+    Drawing random numbers is most of the cost of dropout. The rate is rounded to a multiple of
+    2^-16, and the remaining elements are scaled for the rounded rate, so the mean does not change.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x: (*S, C) -> the same with elements dropped, if `train` (it needs the rng "dropout")."""
+        """x: (*S, C) -> same shape; if `train`, drops elements, which needs the rng "dropout"."""
         if not train or self.rate == 0:
             return x
         channels = x.shape[-1]
         shape = (*x.shape[:-1], (channels + 1) // 2)
         words = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
         bits = jnp.concatenate([words & 0xFFFF, words >> 16], -1)[..., :channels]
-        kept = round((1 - self.rate) * 2**16)  # of the 2^16 values of the bits
+        kept = round((1 - self.rate) * 2**16)  # how many of the 2^16 possible values are kept
         return jnp.where(bits < kept, x * (2**16 / kept), 0)
 
 
@@ -330,7 +340,7 @@ class Attention(nn.Module):
         """x: (B, H, W, C) -> the same shape."""
         b, height, width, c = x.shape
         h = self.norm(dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
-        # The published initial scale of these three is 0.1.
+        # score_sde initialises these three with scale 0.1.
         q, k, v = (Dense(c, 0.1, self.dtype, name=name)(h) for name in "qkv")
         logits = jnp.einsum("bic,bjc->bij", q, k).astype(jnp.float32) * c**-0.5
         h = jnp.einsum("bij,bjc->bic", nn.softmax(logits).astype(self.dtype), v)
@@ -339,15 +349,15 @@ class Attention(nn.Module):
 
 
 def residual_sum(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
-    """x + h, times 1/sqrt(2) where the network keeps the variance of residual sums."""
+    """Returns x + h, times 1/sqrt(2) if `rescale`, which keeps the variance."""
     return (x + h) * math.sqrt(0.5) if rescale else x + h
 
 
 class GaussianFourier(nn.Module):
     """Random Fourier features of a scalar (Tancik et al. 2020), with fixed frequencies.
 
-    The frequencies are a parameter, so that they are saved and averaged with the others, but they
-    are not trained.
+    The frequencies are stored as a parameter, so that they are saved with the network, but they are
+    not trained.
     """
 
     features: int
@@ -370,18 +380,23 @@ def positional_embedding(t: jax.Array, features: int, max_period: float = 10_000
     return jnp.pad(embedding, ((0, 0), (0, features % 2)))
 
 
-def noise_levels(sigmas: Sequence[float], labels: jax.Array) -> jax.Array:
-    """The noise level (B,) of each index of labels: (B,)."""
+def sigmas_at(sigmas: Sequence[float], labels: jax.Array) -> jax.Array:
+    """Returns the noise levels (B,) at the indices labels: (B,)."""
     return jnp.asarray(np.asarray(sigmas, np.float32))[labels.astype(jnp.int32)]
 
 
 def get_nonlinearity(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The activation function of that name.
+    """Returns the activation function of that name.
 
     Raises:
       ValueError: for an unknown name.
     """
     return lookup(NONLINEARITIES, name.lower(), "nonlinearity (model.nonlinearity)")
+
+
+def check_nonlinearity(name: str) -> None:
+    """Raises ValueError unless `get_nonlinearity` knows the name."""
+    check_name(NONLINEARITIES, name.lower(), "nonlinearity (model.nonlinearity)")
 
 
 NONLINEARITIES = {
@@ -390,8 +405,8 @@ NONLINEARITIES = {
     "lrelu": lambda x: nn.leaky_relu(x, 0.2),
     "swish": nn.swish,
 }
-# What the two originals differ in: PyTorch's own InstanceNorm has no parameters, and its variances
-# divide by n - 1.
+# The norms of score_sde's PyTorch and JAX versions differ: in PyTorch, InstanceNorm has no
+# parameters, and variances divide by n - 1.
 NORMALIZATIONS = {
     "GroupNorm": dict.fromkeys(("pytorch", "jax"), functools.partial(GroupNorm, groups=32)),
     "InstanceNorm": {

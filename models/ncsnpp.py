@@ -1,9 +1,9 @@
-"""NCSN++ and, with other switches, DDPM++ (Song et al. 2021, section 4.3 and appendix H).
+"""NCSN++ and, with other settings, DDPM++ (Song et al. 2021, section 4.3 and appendix H).
 
-A U-Net of residual blocks over a pyramid of resolutions. The switches are the published ones; the
-parameters carry names by place, `down_0_block_1`, `mid_attn`, `up_2_upsample`, .... Images are
-NHWC; nothing here knows an SDE: what the conditioning input `labels` means is decided by
-`models.utils`.
+It is a U-Net of residual blocks over a pyramid of resolutions, with the published settings.
+Parameters are named by their place in the network: `down_0_block_1`, `mid_attn`, `up_2_upsample`,
+... Images are NHWC. The network does not depend on the SDE: `models.utils` defines what the
+conditioning input `labels` means.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +19,11 @@ from scorax.models.layers import (
     Dtype,
     GaussianFourier,
     GroupNorm,
+    check_nonlinearity,
     get_nonlinearity,
-    noise_levels,
     positional_embedding,
     residual_sum,
+    sigmas_at,
 )
 from scorax.models.unet import (
     Resample,
@@ -42,29 +43,31 @@ class NCSNpp(nn.Module):
     Attributes:
       nf: channels at full resolution.
       ch_mult: channels divided by nf at each resolution, fine to coarse.
-      num_res_blocks: residual blocks a resolution on the way down; one more on the way up.
-      attn_resolutions: image heights at which attention is used; the middle always has it.
+      num_res_blocks: residual blocks per resolution on the way down; one more on the way up.
+      attn_resolutions: image heights at which attention is used; the middle always uses it.
       nonlinearity: a row of `models.layers.NONLINEARITIES`.
-      resblock_type: "biggan" (resampling inside a block) or "ddpm" (layers of its own).
-      resamp_with_conv: give those layers a convolution.
-      fir, fir_kernel: resample with FIR taps; else by mean and nearest neighbour.
-      skip_rescale: scale residual sums by 1/sqrt(2).
+      resblock_type: "biggan" (blocks resample inside) or "ddpm" (separate resampling layers).
+      resamp_with_conv: whether the separate resampling layers have a convolution.
+      fir, fir_kernel: whether to resample with a FIR filter, and its taps; without it, by means and
+        nearest neighbours.
+      skip_rescale: whether residual sums are scaled by 1/sqrt(2).
       progressive: output pyramid, "none", "output_skip" or "residual".
       progressive_input: input pyramid, "none", "input_skip" or "residual".
-      progressive_combine: join the input pyramid by "sum" or "cat".
+      progressive_combine: how the input pyramid joins the features, "sum" or "cat".
       embedding_type: "fourier" (of the log of the labels) or "positional".
       fourier_scale: standard deviation of the Fourier frequencies.
-      log_labels: take the log of the labels before Fourier features; off where the labels are
-        logs already.
-      conditional: use the labels at all.
-      num_classes: classes that the network is told of; 0: none.
-      dropout: rate in every residual block.
+      log_labels: whether to take the log of the labels before the Fourier features; False if the
+        labels are logs already.
+      conditional: whether the network uses the labels.
+      num_classes: number of classes of a class-conditional network; 0 for an unconditional one.
+      dropout: dropout rate in every residual block.
       init_scale: initial scale of the last convolutions.
-      centered: the input is in [-1, 1]; else it is in [0, 1] and is mapped to [-1, 1] first.
-      scale_by_sigma: divide the output by the noise level: by the labels themselves for Fourier
-        embedding, else by `sigmas[labels]`.
-      sigmas: noise levels in the order of the integer labels, for that purpose.
-      dtype: of the activations.
+      centered: True if the input is in [-1, 1]; False if it is in [0, 1] (it is then mapped to
+        [-1, 1] first).
+      scale_by_sigma: divide the output by the noise level, which is the labels themselves for
+        Fourier embedding and `sigmas[labels]` for positional embedding.
+      sigmas: noise levels in the order of the integer labels, for `scale_by_sigma`.
+      dtype: type of the activations.
       remat: recompute blocks in the backward pass instead of storing their activations.
     """
 
@@ -96,7 +99,7 @@ class NCSNpp(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        get_nonlinearity(self.nonlinearity)
+        check_nonlinearity(self.nonlinearity)
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(
@@ -107,7 +110,7 @@ class NCSNpp(nn.Module):
         check_classes(self.num_classes, self.conditional)
 
     def _embed(self, labels: jax.Array, class_labels: jax.Array | None) -> jax.Array | None:
-        """Embedding (B, 4 nf) of noise level and class, or None for an unconditional network."""
+        """Embedding (B, 4 nf) of noise level and class; None for an unconditional network."""
         if not self.conditional:
             return None
         if self.embedding_type == "fourier":
@@ -123,7 +126,7 @@ class NCSNpp(nn.Module):
         return Resample(up, with_conv, features, self.fir, self.fir_kernel, self.dtype, name=name)
 
     def _block(self, features: int, name: str, up: bool | None = None) -> Callable:
-        """A residual block that keeps the resolution, or halves or doubles it."""
+        """A residual block; it keeps the resolution, or doubles (`up`) or halves it (`not up`)."""
         biggan = self.resblock_type == "biggan"
         cls = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
         return cls(
@@ -150,13 +153,13 @@ class NCSNpp(nn.Module):
         return Attention(self.skip_rescale, self.init_scale, self.dtype, name=name)(h)
 
     def _head(self, h: jax.Array, features: int, prefix: str, init_scale: float) -> jax.Array:
-        """Norm, activation and 3x3 convolution from hidden channels to the output pyramid."""
+        """Norm, activation and 3x3 convolution from the hidden channels to `features` channels."""
         h = GroupNorm(dtype=self.dtype, name=f"{prefix}out_norm")(h)
         conv = Conv(features, init_scale=init_scale, dtype=self.dtype, name=f"{prefix}out_conv")
         return conv(get_nonlinearity(self.nonlinearity)(h))
 
     def _join_input(self, pyramid: jax.Array, h: jax.Array, level: str) -> tuple:
-        """Shrinks the input pyramid and joins it with h; returns both."""
+        """Downsamples the input pyramid and joins it with h; returns both."""
         if self.progressive_input == "none":
             return pyramid, h
         residual = self.progressive_input == "residual"
@@ -172,7 +175,7 @@ class NCSNpp(nn.Module):
     def _join_output(
         self, pyramid: jax.Array | None, h: jax.Array, level: str, channels: int
     ) -> tuple:
-        """Grows the output pyramid and joins it with h; returns both."""
+        """Upsamples the output pyramid and joins it with h; returns both."""
         if self.progressive == "none":
             return None, h
         skip = self.progressive == "output_skip"
@@ -199,17 +202,18 @@ class NCSNpp(nn.Module):
 
         Args:
           x: (B, H, W, C) images.
-          labels: (B,) noise levels: sigma for Fourier embedding, time steps (not necessarily
-            whole) or indices into `sigmas` for positional embedding.
-          train: whether dropout is on (it needs the rng "dropout").
-          class_labels: (B,) integers in 0 ... num_classes, the last for no class; None: no class.
+          labels: (B,), sigma for Fourier embedding; time steps (not necessarily whole numbers) or
+            indices into `sigmas` for positional embedding.
+          train: whether dropout is active (it needs the rng "dropout").
+          class_labels: (B,) integers in 0 ... num_classes, where num_classes stands for no class;
+            None for no class in all examples.
 
         Returns:
           (B, H, W, C), float32.
 
         Raises:
-          ValueError: if H or W cannot be halved len(ch_mult) - 1 times, and for class labels where
-            there are no classes.
+          ValueError: if H or W cannot be halved len(ch_mult) - 1 times, or if class labels are
+            given to a network without classes.
         """
         levels, channels = len(self.ch_mult), x.shape[-1]
         check_halvings(x, levels - 1, f"model.ch_mult={tuple(self.ch_mult)}")
@@ -254,7 +258,7 @@ class NCSNpp(nn.Module):
         if not self.scale_by_sigma:
             return h
         fourier = self.embedding_type == "fourier"
-        return batch_mul(1 / (labels if fourier else noise_levels(self.sigmas, labels)), h)
+        return batch_mul(1 / (labels if fourier else sigmas_at(self.sigmas, labels)), h)
 
 
 CHOICES = {

@@ -1,17 +1,17 @@
 """NCSN (Song & Ermon 2019) and NCSNv2 (Song & Ermon 2020): RefineNets over residual stages.
 
-Stages of two residual blocks halve the image or, deeper down, dilate their convolutions; refine
-blocks join them from the deepest to the first. The labels are indices into the falling noise
-levels. NCSNv2 sees them only in the noise level that divides its output; NCSN, conditional, has an
-embedding of them in every norm and does not divide. Images are NHWC.
+Each stage has two residual blocks and halves the image or, in the deeper stages, dilates its
+convolutions. Refine blocks then join the stages from the deepest to the first. The labels are
+indices into the decreasing noise levels. NCSNv2 uses them only to divide its output by the noise
+level. NCSN is conditional: it embeds them in every norm and does not divide. Images are NHWC.
 
-score_sde exists for PyTorch and for JAX, and the two differ. With `original="pytorch"`, the
-default, variances of channel means divide by C - 1 (the other norms differ too, see
-`models.layers.NORMALIZATIONS`), feature maps grow with aligned corners, and the two networks of
-four stages bring the second one down to nf channels. With `original="jax"` variances divide by C,
-pixel centres are at i + 1/2, the second stage keeps 2 nf channels, and the convolutions before a
-pool start as LeCun normal with zero bias. PyTorch's own always interpolates bilinearly; here
-`interpolation` holds for both.
+score_sde has a PyTorch and a JAX version, which differ. With `original="pytorch"`, the default,
+variances of channel means divide by C - 1 (for the other norms see `models.layers.NORMALIZATIONS`),
+feature maps are upsampled with aligned corners, and in the two networks with four stages the refine
+block of the second stage reduces its output to nf channels. With `original="jax"`, variances divide
+by C, pixel centres are at i + 1/2, that refine block keeps 2 nf channels, and convolutions before a
+pool start with LeCun normal kernels and zero biases. The PyTorch version always interpolates
+bilinearly; here `interpolation` applies to both.
 """
 
 import functools
@@ -25,12 +25,19 @@ import jax.numpy as jnp
 from scorax.models.layers import (
     Conv,
     Dtype,
+    check_nonlinearity,
+    check_normalization,
     get_nonlinearity,
     get_normalization,
-    noise_levels,
+    sigmas_at,
     uniform_init,
 )
-from scorax.models.refinenet import RefineBlock, ResidualBlock, get_interpolation
+from scorax.models.refinenet import (
+    RefineBlock,
+    ResidualBlock,
+    check_interpolation,
+    get_interpolation,
+)
 from scorax.models.unet import check_halvings
 from scorax.utils.arrays import batch_mul
 
@@ -38,21 +45,22 @@ from scorax.utils.arrays import batch_mul
 class NCSNv2(nn.Module):
     """NCSNv2 for images of up to 64 pixels.
 
-    There is no dropout: `train` changes nothing.
+    The network has no dropout, so `train` is ignored.
 
     Attributes:
-      conditional: every norm has an embedding of the labels.
-      stages: of each stage channels / nf, and dilation; those after the first with dilation 1
-        halve the image.
+      conditional: whether every norm embeds the labels.
+      stages: (channels / nf, dilation) of each stage. A stage after the first halves the image if
+        its dilation is 1.
       nf: channels at full resolution.
       nonlinearity: a row of `models.layers.NONLINEARITIES`.
       normalization: a row of `models.layers.NORMALIZATIONS`.
-      interpolation: how feature maps grow, a row of `models.refinenet.INTERPOLATIONS`.
-      original: "pytorch" or "jax", see above.
-      centered: the input is in [-1, 1]; else it is in [0, 1] and is mapped to [-1, 1] first.
+      interpolation: how feature maps are upsampled, a row of `models.refinenet.INTERPOLATIONS`.
+      original: "pytorch" or "jax"; see the module docstring.
+      centered: True if the input is in [-1, 1]; False if it is in [0, 1] (it is then mapped to
+        [-1, 1] first).
       scale_by_sigma: divide the output by `sigmas[labels]`.
-      sigmas: noise levels in the order of the labels, for that purpose.
-      dtype: of the activations.
+      sigmas: noise levels in the order of the labels, for `scale_by_sigma`.
+      dtype: type of the activations.
       remat: recompute blocks in the backward pass instead of storing their activations.
     """
 
@@ -73,9 +81,9 @@ class NCSNv2(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        get_nonlinearity(self.nonlinearity)
-        get_interpolation(self.interpolation, self.original)
-        self._norm()
+        check_nonlinearity(self.nonlinearity)
+        check_interpolation(self.interpolation, self.original)
+        check_normalization(self.normalization, self.original)
         if self.nf < 2:
             raise ValueError(f"model.nf={self.nf} must be at least 2")
 
@@ -83,7 +91,7 @@ class NCSNv2(nn.Module):
         return get_normalization(self.normalization, self.original)
 
     def _refined_width(self, i: int) -> int:
-        """Channels / nf that the refine block of stage i hands to the stage above it."""
+        """Output channels / nf of the refine block of stage i."""
         if self.original == "jax" and len(self.stages) == 4 and i == 1:
             return self.stages[1][0]
         return self.stages[max(i - 1, 0)][0]
@@ -127,13 +135,13 @@ class NCSNv2(nn.Module):
         Args:
           x: (B, H, W, C) images.
           labels: (B,) indices of noise levels, 0 for the largest.
-          train: unused.
+          train: ignored.
 
         Returns:
           (B, H, W, C), float32.
 
         Raises:
-          ValueError: if H or W cannot be halved as often as the stages ask.
+          ValueError: if H or W cannot be halved as often as the stages require.
         """
         halvings = sum(dilation == 1 for _, dilation in self.stages[1:])
         check_halvings(x, halvings, type(self).__name__)
@@ -148,7 +156,7 @@ class NCSNv2(nn.Module):
         h = norm(refined[0]) if classes is None else norm(refined[0], classes)
         h = self._conv(get_nonlinearity(self.nonlinearity)(h), x.shape[-1], "out_conv")
         h = h.astype(jnp.float32)
-        return batch_mul(1 / noise_levels(self.sigmas, labels), h) if self.scale_by_sigma else h
+        return batch_mul(1 / sigmas_at(self.sigmas, labels), h) if self.scale_by_sigma else h
 
 
 class NCSNv2_128(NCSNv2):  # noqa: N801 (score_sde's public name)
@@ -164,7 +172,7 @@ class NCSNv2_256(NCSNv2):  # noqa: N801 (score_sde's public name)
 
 
 class NCSN(NCSNv2):
-    """NCSN, the first version: every norm is conditional on the noise level.
+    """NCSN, the first version, whose norms are conditional on the noise level.
 
     Attributes:
       num_scales: number of noise levels.
@@ -175,10 +183,13 @@ class NCSN(NCSNv2):
     scale_by_sigma: bool = False
     num_scales: int = 10
 
-    def _norm(self) -> Callable[..., nn.Module]:
+    def __post_init__(self) -> None:
         if self.normalization != "InstanceNorm++":
             raise ValueError(
                 f"model.normalization={self.normalization!r} has no conditional form, which "
                 "model.name='ncsn' needs; set it to 'InstanceNorm++'"
             )
+        super().__post_init__()
+
+    def _norm(self) -> Callable[..., nn.Module]:
         return functools.partial(super()._norm(), num_classes=self.num_scales)

@@ -1,11 +1,12 @@
 """A small noise-conditional classifier of digits and other small images.
 
-Where noise is strong, what tells classes apart is a sum over the whole image, which local
-convolutions and means over space lose. So the last layers see every position: the features of a
-residual network at a quarter of the resolution, and the image itself. 314,000 parameters for images
-of 28 pixels.
+Under strong noise, classes can be told apart only by sums over the whole image, which local
+convolutions and spatial means lose. The last layers therefore see every position: both of the
+features of a residual network at a quarter of the resolution, and of the image itself. The network
+has 314,000 parameters for images of 28 pixels.
 
-Called as `models.wideresnet` says.
+It is called in the same way as the classifier of `models.wideresnet`. The judge (`metrics.judge`)
+is another network, a classifier of clean images.
 """
 
 from collections.abc import Sequence
@@ -25,15 +26,16 @@ class NoiseClassifier(nn.Module):
     """Residual blocks from half the resolution on, and two dense layers.
 
     Attributes:
-      num_classes: of the images.
-      nf: channels at half the resolution; a quarter of the features taken of the image itself, and
-        of the embedding of the noise level.
-      ch_mult: channels divided by nf at each resolution from there on, fine to coarse.
-      num_res_blocks: residual blocks a resolution.
+      num_classes: number of classes.
+      nf: channels at half the resolution. The embedding of the noise level, and the features that
+        are computed directly from the image, have 4 nf numbers each.
+      ch_mult: channels divided by nf at each resolution, from half the resolution to the coarsest.
+      num_res_blocks: residual blocks per resolution.
       fourier_scale: standard deviation of the Fourier frequencies of the noise level.
-      dropout: rate in every residual block and before the last layer.
-      centered: the input is in [-1, 1], else in [0, 1]; each image is standardised anyhow.
-      dtype: of the activations.
+      dropout: dropout rate in every residual block and before the last layer.
+      centered: True if the input is in [-1, 1], False if it is in [0, 1]. It is not used, because
+        each image is standardised.
+      dtype: type of the activations.
     """
 
     num_classes: int = 10
@@ -53,14 +55,16 @@ class NoiseClassifier(nn.Module):
         check_sizes(self.nf, self.ch_mult, self.num_res_blocks)
 
     def _features(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
-        """Of x: (B, H, W, C), at every position of the coarsest resolution: (B, F)."""
+        """Features of x: (B, H, W, C) at every position of the coarsest resolution: (B, F)."""
         dtype = self.dtype
         h = Conv(self.nf, stride=2, dtype=dtype, name="conv_in")(x)
         for i, mult in enumerate(self.ch_mult):
             for j in range(self.num_res_blocks):
                 down = naive_downsample_2d if i and j == 0 else None
                 block = ResnetBlock(
-                    *(nn.swish, mult * self.nf, down),
+                    nn.swish,
+                    mult * self.nf,
+                    down,
                     dropout=self.dropout,
                     dtype=dtype,
                     name=f"block_{i}_{j}",
@@ -76,7 +80,7 @@ class NoiseClassifier(nn.Module):
         Args:
           x: (B, H, W, C), data plus noise.
           sigma: (B,), standard deviation of the noise.
-          train: whether dropout is on (it needs the rng "dropout").
+          train: whether dropout is active (it needs the rng "dropout").
 
         Returns:
           (B, num_classes), logits in float32.
@@ -96,6 +100,6 @@ class NoiseClassifier(nn.Module):
 
 
 def _modulate(h: jax.Array, temb: jax.Array, name: str) -> jax.Array:
-    """h: (B, F), scaled and shifted as the embedding (B, E) says; called from a module."""
+    """Scales and shifts h: (B, F) by projections of temb: (B, E); to be called inside a module."""
     scale, shift = jnp.split(Dense(2 * h.shape[1], name=name)(nn.swish(temb)), 2, -1)
     return h * (1 + scale) + shift

@@ -1,10 +1,10 @@
 """Parts of the RefineNets of NCSN and NCSNv2 (Lin et al. 2017; Song & Ermon 2019, 2020).
 
-Images are NHWC. NCSN, which is conditional, puts a norm that knows the noise level before each
-convolution and pools by the mean; NCSNv2 has no norm in these parts and pools by the maximum. The
-same classes serve both: `norm` is a constructor of conditional norms, or None.
+Images are NHWC. NCSN has a norm that is conditional on the noise level before each convolution, and
+uses average pools. NCSNv2 has no norm in these parts, and uses max pools. The same classes serve
+both: `norm` is a constructor of conditional norms, or None.
 
-Kernels and biases start as PyTorch's, uniform in +-1 / sqrt(fan_in).
+Kernels and biases are initialised as in PyTorch, uniform in +-1 / sqrt(fan_in).
 """
 
 import math
@@ -18,15 +18,15 @@ import numpy as np
 
 from scorax.models.layers import Conv, Dtype, uniform_init
 from scorax.models.resampling import naive_downsample_2d
-from scorax.utils.arrays import lookup
+from scorax.utils.arrays import check_name, lookup
 
 Labels = jax.Array | None
 
 
 def resize_aligned(x: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """Resizes x: (B, h, w, C) to (B, *shape, C), bilinear with the centres of corners aligned.
+    """Resizes x: (B, h, w, C) to (B, *shape, C), bilinearly with aligned corner pixels.
 
-    Output pixel i of m reads position i (n - 1) / (m - 1) of n.
+    Along an axis that grows from n to m pixels, output pixel i reads position i (n - 1) / (m - 1).
     """
     rows, columns = (
         np.maximum(0, 1 - np.abs(np.linspace(0, n - 1, m)[:, None] - np.arange(n)))
@@ -37,12 +37,16 @@ def resize_aligned(x: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def _resize(method: str) -> Callable[[jax.Array, Sequence[int]], jax.Array]:
-    """Resizing with pixel centres at i + 1/2."""
+    """Returns a function that resizes, with pixel centres at i + 1/2."""
     return lambda x, shape: jax.image.resize(x, (x.shape[0], *shape, x.shape[3]), method)
 
 
 def get_interpolation(name: str, original: str) -> Callable[[jax.Array, Sequence[int]], jax.Array]:
-    """How feature maps grow: x: (B, h, w, C), (H, W) -> (B, H, W, C).
+    """Returns the function that upsamples feature maps: x: (B, h, w, C), (H, W) -> (B, H, W, C).
+
+    Args:
+      name: a row of `INTERPOLATIONS`.
+      original: "pytorch" or "jax".
 
     Raises:
       ValueError: for an unknown name or original.
@@ -51,8 +55,14 @@ def get_interpolation(name: str, original: str) -> Callable[[jax.Array, Sequence
     return lookup(row, original, "original (model.original)")
 
 
+def check_interpolation(name: str, original: str) -> None:
+    """Raises ValueError unless `get_interpolation` knows the name and the original."""
+    row = lookup(INTERPOLATIONS, name, "interpolation (model.interpolation)")
+    check_name(row, original, "original (model.original)")
+
+
 class _Part(nn.Module):
-    """What the parts have in common: activation, norm or None, type of the activations."""
+    """The fields that all parts have: activation, norm (or None), type of the activations."""
 
     act: Callable[[jax.Array], jax.Array]
     norm: Callable[..., nn.Module] | None
@@ -71,13 +81,14 @@ class _Part(nn.Module):
 
 
 class ResidualBlock(_Part):
-    """Norm, activation and convolution, twice, around a shortcut.
+    """Norm, activation and convolution, twice, with a shortcut around them.
 
     Attributes:
       features: channels of the output.
-      down: the shortcut has a convolution; with `dilation` 1 both branches are halved, else both
-        see further instead.
-      pooled_init: initialiser of the kernels of halved branches, with zero biases; None: as all.
+      down: whether the shortcut has a convolution. Then, with `dilation` 1, both branches are halved;
+        with a larger dilation they keep the resolution.
+      pooled_init: initialiser for the kernels before a pool, together with zero biases; None for
+        the initialisers of all other convolutions.
     """
 
     features: int
@@ -98,7 +109,7 @@ class ResidualBlock(_Part):
         h = self.act(self._normalise(h, labels, "norm_1"))
         h = self._conv(h, self.features, "conv_1", **pooled)
         if pool:
-            # The mean and a 1x1 convolution commute, and this way round is four times cheaper.
+            # A mean commutes with a 1x1 convolution, and pooling first is four times cheaper.
             h, x = naive_downsample_2d(h), naive_downsample_2d(x)
         if self.down:
             size = 1 if pool else 3
@@ -107,7 +118,7 @@ class ResidualBlock(_Part):
 
 
 class ConvUnits(_Part):
-    """Residual convolution units (RCU): activation and convolution, twice, `units` times."""
+    """Residual convolution units (RCU), each with two pairs of activation and convolution."""
 
     units: int
 
@@ -124,7 +135,7 @@ class ConvUnits(_Part):
 
 
 class ChainedPooling(_Part):
-    """Chained residual pooling (CRP): twice a pool over 5x5 pixels and a convolution."""
+    """Chained residual pooling (CRP): a pool over 5x5 pixels and a convolution, twice."""
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: Labels) -> jax.Array:
@@ -139,11 +150,11 @@ class ChainedPooling(_Part):
 
 
 class Fusion(_Part):
-    """Multi-scale fusion (MSF): a convolution of each input, resized to the first and added.
+    """Multi-scale fusion (MSF): convolves all inputs, resizes them to the first and adds them.
 
     Attributes:
       features: channels of the output.
-      resize: (x, (H, W)) -> x of that size.
+      resize: (x, (H, W)) -> x resized to (H, W).
     """
 
     features: int
@@ -151,7 +162,7 @@ class Fusion(_Part):
 
     @nn.compact
     def __call__(self, xs: Sequence[jax.Array], labels: Labels) -> jax.Array:
-        """Each (B, h, w, C) of its own size -> (B, H, W, features)."""
+        """Inputs (B, h, w, C) of different sizes -> (B, H, W, features), as large as the first."""
         hs = [
             self._conv(self._normalise(x, labels, f"norm_{i}"), self.features, f"conv_{i}")
             for i, x in enumerate(xs)
@@ -161,12 +172,12 @@ class Fusion(_Part):
 
 
 class RefineBlock(_Part):
-    """Refines the features of a stage by those of the stage below it.
+    """Refines the features of a stage with the refined features of the next deeper stage.
 
     Attributes:
       features: channels of the output.
-      resize: (x, (H, W)) -> x of that size.
-      units: convolution units at the end.
+      resize: (x, (H, W)) -> x resized to (H, W).
+      units: number of convolution units at the end.
     """
 
     features: int

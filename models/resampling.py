@@ -1,14 +1,15 @@
 """Up- and downsampling with FIR filters, after StyleGAN2 (Karras et al. 2020, appendix B).
 
-Images are NHWC. A filter is a tuple of 1-D taps; it is used separably along height and width and
-normalised to sum 1, with zeros outside the image. One axis of
+Images are NHWC. A filter is a tuple of 1-D taps that are normalised to sum 1 and applied along
+height and along width; pixels outside the image count as 0. The operation along one axis is
 
     upfirdn:  insert up - 1 zeros after each sample, pad, convolve with the taps, keep every down-th
 
-is a handful of shifted, strided adds (`_fir_axis`), which is far cheaper than a convolution with a
-diagonal kernel. Its transpose is again an upfirdn, with up and down exchanged and the taps
-reversed; `_fir` says so to autodiff, which would otherwise scatter every slice back on its own.
-`upfirdn2d` is the general operation for any 2-D kernel, for reference and for odd filters.
+Here it is a few shifted, strided additions (`_fir_axis`), which is much cheaper than a convolution
+with a diagonal kernel. The transpose of an upfirdn is again an upfirdn, with up and down exchanged
+and the taps reversed. `_fir` defines its gradient that way, because automatic differentiation would
+scatter every slice back separately. `upfirdn2d` is the general operation with any 2-D kernel; it
+serves as a reference and for filters that are not separable.
 """
 
 import functools
@@ -31,19 +32,19 @@ def _normalised(k: Sequence[float] | None, factor: int, gain: float) -> Taps:
 
 
 def _fir_axis(x: jax.Array, taps: Taps, up: int, down: int, pad: tuple[int, int], axis: int):
-    """upfirdn along one axis; `pad` counts samples after the zeros were inserted."""
+    """upfirdn along one axis; `pad` is the padding before and after, once zeros are inserted."""
     n_in, n_taps = x.shape[axis], len(taps)
     n_out = (n_in * up + pad[0] + pad[1] - n_taps) // down + 1
-    h = taps[::-1]  # true convolution
+    h = taps[::-1]  # a convolution in the mathematical sense, not a correlation
     if up == 1:
         return _weighted_slices(x, h, [j - pad[0] for j in range(n_taps)], down, n_out, axis)
-    if down > 1:  # rare: compute every sample, then drop
+    if down > 1:  # rare, so compute all samples and drop some
         full = _fir_axis(x, taps, up, 1, pad, axis)
         return lax.slice_in_dim(full, 0, (n_out - 1) * down + 1, down, axis)
     phases = []
     n_phase = -(-n_out // up)
     for r in range(up):
-        # Output q up + r meets the input at (q up + r + j - pad) / up, where that is whole.
+        # Tap j of output q up + r reads input (q up + r + j - pad) / up, if that is a whole number.
         js = [j for j in range(n_taps) if (r + j - pad[0]) % up == 0]
         offsets = [(r + j - pad[0]) // up for j in js]
         phases.append(_weighted_slices(x, [h[j] for j in js], offsets, 1, n_phase, axis))
@@ -61,7 +62,7 @@ def _weighted_slices(
         return jnp.zeros(shape, x.dtype)
     low, span = min(offsets), (n_out - 1) * stride + 1
     edges = [(0, 0, 0)] * x.ndim
-    edges[axis] = (-low, max(offsets) + span - x.shape[axis], 0)  # negative: crops
+    edges[axis] = (-low, max(offsets) + span - x.shape[axis], 0)  # negative numbers crop
     padded = lax.pad(x, jnp.zeros((), x.dtype), edges)
     return sum(
         lax.slice_in_dim(padded, o - low, o - low + span, stride, axis) * jnp.asarray(w, x.dtype)
@@ -71,7 +72,7 @@ def _weighted_slices(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _fir(x: jax.Array, taps: Taps, up: int, down: int, pad: tuple[int, int]) -> jax.Array:
-    """Separable upfirdn of NHWC images, the same along height and width."""
+    """Applies the same upfirdn along height and along width of NHWC images."""
     for axis in (1, 2):
         x = _fir_axis(x, taps, up, down, pad, axis)
     return x
@@ -87,8 +88,8 @@ def _fir_backward(
     taps: Taps, up: int, down: int, pad: tuple[int, int], shape: tuple[int, ...], g: jax.Array
 ) -> tuple[jax.Array]:
     for axis, n_in in zip((1, 2), shape, strict=True):
-        # g[n] sits at sample n down + j - pad[0] of the upsampled input: the transpose starts
-        # len - 1 - pad[0] samples early and has to end with exactly n_in samples.
+        # Tap j of output n read sample n down + j - pad[0] of the upsampled input. The transpose
+        # therefore starts len(taps) - 1 - pad[0] samples early, and must return n_in samples.
         before = len(taps) - 1 - pad[0]
         after = (n_in - 1) * up + len(taps) - g.shape[axis] * down - before
         g = _fir_axis(g, taps[::-1], down, up, (before, after), axis)
@@ -160,13 +161,13 @@ def conv_downsample_2d(
 def upfirdn2d(
     x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
 ) -> jax.Array:
-    """The general operation: zero insertion, padding, true convolution, decimation.
+    """The general upfirdn: inserts zeros, pads, convolves and keeps every `down`-th sample.
 
     Args:
       x: (B, H, W, C).
-      kernel: (kh, kw), any 2-D filter, used as it is.
+      kernel: (kh, kw), any 2-D filter, which is not normalised.
       up, down: factors along both axes.
-      pad: samples before and after, on both axes, counted after the zeros were inserted; negative
+      pad: padding before and after, on both axes, applied once the zeros are inserted; negative
         values crop.
     """
     b, h, w, c = x.shape

@@ -1,6 +1,6 @@
-"""Parts of the U-Nets: residual blocks, resampling, and the embedding of a class.
+"""Parts of the U-Nets: residual blocks, resampling layers, and the embedding of a class.
 
-Images are NHWC; embeddings of the noise level are (B, E). The defaults are those of NCSN++.
+Images are NHWC; embeddings of the noise level are (B, E). Default values are the ones of NCSN++.
 """
 
 import math
@@ -18,7 +18,7 @@ class Resample(nn.Module):
     """Up- or downsampling by 2, with or without FIR filter and 3x3 convolution.
 
     Attributes:
-      features: channels of the output, where there is a convolution; 0 keeps those of the input.
+      features: output channels of the convolution; 0 for as many as the input has.
     """
 
     up: bool
@@ -41,7 +41,7 @@ class Resample(nn.Module):
 
 
 def resample(x: jax.Array, up: bool, fir: bool, fir_kernel: Sequence[float]) -> jax.Array:
-    """Resamples x: (B, H, W, C) by 2 without parameters."""
+    """Doubles (`up`) or halves the resolution of x: (B, H, W, C), without parameters."""
     if fir:
         return (resampling.upsample_2d if up else resampling.downsample_2d)(x, fir_kernel)
     return (resampling.naive_upsample_2d if up else resampling.naive_downsample_2d)(x)
@@ -52,10 +52,10 @@ class ResnetBlock(nn.Module):
 
     Attributes:
       features: channels of the output.
-      resample: None, or what to do to both branches after the first activation (BigGAN only).
-      project_shortcut: always give the shortcut a 1x1 convolution; else only where the channels
-        change.
-      shortcut_scale: initial scale of that convolution.
+      resample: function applied to both branches after the first activation (BigGAN), or None.
+      project_shortcut: True for a 1x1 convolution in the shortcut; False for one only if the number
+        of channels changes.
+      shortcut_scale: initial scale of that 1x1 convolution.
     """
 
     act: Callable[[jax.Array], jax.Array]
@@ -91,28 +91,29 @@ class ResnetBlock(nn.Module):
 def add_class_embedding(
     temb: jax.Array, class_labels: jax.Array | None, num_classes: int
 ) -> jax.Array:
-    """Adds a vector of the class to temb: (B, E), the embedding of the noise level.
+    """Adds an embedding of the class to temb: (B, E), the embedding of the noise level.
 
-    As in the networks of Karras et al. 2022: a product with one-hot vectors of length
-    sqrt(num_classes). No class is the zero vector, which leaves the bias. Called from a module,
-    which gets the layer `class_dense` where there are classes.
+    As in the networks of Karras et al. 2022, it is a dense layer of one-hot vectors of length
+    sqrt(num_classes). No class is the zero vector, for which only the bias is added. The function
+    must be called inside a module; if there are classes, that module gets the layer `class_dense`.
 
     Args:
       temb: (B, E).
-      class_labels: (B,) integers in 0 ... num_classes, the last for no class; None: no class.
-      num_classes: of the network; 0 for a network that is told no class.
+      class_labels: (B,) integers in 0 ... num_classes, where num_classes stands for no class; None
+        for no class in all examples.
+      num_classes: number of classes; 0 for a network without classes.
 
     Returns:
       (B, E).
 
     Raises:
-      ValueError: for labels that the network has no use for.
+      ValueError: if class labels are given to a network without classes.
     """
     if num_classes == 0:
         if class_labels is not None:
             raise ValueError(
                 "class labels are given to a network that is told no class; leave them out, or "
-                "train one with model.num_classes"
+                "train a network with model.num_classes"
             )
         return temb
     if class_labels is None:
@@ -122,7 +123,7 @@ def add_class_embedding(
 
 
 def check_sizes(nf: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
-    """Raises ValueError unless the numbers describe a U-Net."""
+    """Raises ValueError unless the numbers describe a possible U-Net."""
     if nf < 4 or not ch_mult or min(ch_mult) < 1 or num_res_blocks < 1:
         raise ValueError(
             f"model.nf={nf}, model.ch_mult={tuple(ch_mult)} and "
@@ -132,7 +133,7 @@ def check_sizes(nf: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
 
 
 def check_classes(num_classes: int, conditional: bool) -> None:
-    """Raises ValueError unless a network can be told that many classes."""
+    """Raises ValueError unless a network can have that many classes."""
     if num_classes < 0 or (num_classes and not conditional):
         raise ValueError(
             f"model.num_classes={num_classes} must be 0, or positive with model.conditional=True, "
@@ -141,7 +142,7 @@ def check_classes(num_classes: int, conditional: bool) -> None:
 
 
 def check_halvings(x: jax.Array, times: int, asked_by: str) -> None:
-    """Raises ValueError unless the images x: (B, H, W, C) can be halved that often."""
+    """Raises ValueError unless the images x: (B, H, W, C) can be halved `times` times."""
     for size in x.shape[1:3]:
         if size % 2**times:
             raise ValueError(

@@ -1,13 +1,14 @@
-"""The noise-conditional classifier of score_sde: a wide residual network told the noise level.
+"""The noise-conditional classifier of score_sde: a wide residual network given the noise level.
 
-A WRN-28-10 (Zagoruyko & Komodakis 2016, arXiv 1605.07146) with pre-activation blocks, shortcuts
-that pool and pad with zeros instead of convolving, group normalisation where the original has batch
-normalisation (the parameters keep its names), and Fourier features of the logarithm of the noise
-level, of which each block adds a projection between its convolutions (Song et al. 2021, arXiv
-2011.13456, appendix I.1). Parameters have the paths of the published ones and load as they are.
+It is a WRN-28-10 (Zagoruyko & Komodakis 2016, arXiv 1605.07146) with pre-activation blocks.
+Shortcuts pool and pad with zeros instead of convolving. Group normalisation replaces batch
+normalisation, whose parameter names are kept. The noise level enters through Fourier features of
+its logarithm; each block adds a projection of them between its convolutions (Song et al. 2021,
+arXiv 2011.13456, appendix I.1). Parameters have the same paths as the published ones, which load
+without conversion.
 
-A classifier is called `classifier(x, sigma, train) -> logits`, with x: (B, H, W, C) images that
-have noise of standard deviation sigma: (B,).
+A noise-conditional classifier is called as `classifier(x, sigma, train) -> logits`, where x: (B, H,
+W, C) are images with added noise of standard deviation sigma: (B,).
 """
 
 from collections.abc import Sequence
@@ -20,14 +21,14 @@ import jax.numpy as jnp
 from scorax.models.layers import Conv, Dense, Dtype, GaussianFourier, GroupNorm, uniform_init
 from scorax.models.unet import check_halvings, check_sizes
 
-CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)  # of R, G and B in [0, 1]
+CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)  # of R, G and B, in the range [0, 1]
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Raises ValueError unless there is something to tell apart."""
+    """Raises ValueError for fewer than two classes."""
     if num_classes < 2:
         raise ValueError(
             f"model.num_classes={num_classes} of a classifier must be at least 2: the classes of "
@@ -36,7 +37,7 @@ def check_num_classes(num_classes: int) -> None:
 
 
 def standardise_images(x: jax.Array) -> jax.Array:
-    """Gives each image of x: (B, H, W, C) the mean 0 and, unless it is constant, the variance 1."""
+    """Scales each image of x: (B, H, W, C) to mean 0 and, unless it is constant, variance 1."""
     axes = tuple(range(1, x.ndim))
     var = jnp.maximum(jnp.var(x, axes, keepdims=True), 1 / x[0].size)
     return (x - jnp.mean(x, axes, keepdims=True)) / jnp.sqrt(var)
@@ -46,9 +47,9 @@ class WideResnetBlock(nn.Module):
     """Two convolutions, with the noise level in between, and a shortcut without parameters.
 
     Attributes:
-      features: channels of the result, at least as many as come in.
+      features: output channels, at least as many as input channels.
       stride: 1, or 2 to halve height and width.
-      activate_shortcut: start the shortcut after the first norm and activation.
+      activate_shortcut: whether the shortcut starts after the first norm and activation.
     """
 
     features: int
@@ -80,11 +81,12 @@ def _activate(x: jax.Array, name: str, dtype: Dtype) -> jax.Array:
 
 
 class WideResnetGroup(nn.Module):
-    """The blocks of one resolution, of which the first changes width and resolution.
+    """The blocks of one resolution; the first block changes width and resolution.
 
     Attributes:
-      num_blocks: how many they are.
-      features, stride, activate_shortcut: of the first, see `WideResnetBlock`.
+      num_blocks: number of blocks.
+      features: channels of all blocks.
+      stride, activate_shortcut: fields of the first block; see `WideResnetBlock`.
     """
 
     num_blocks: int
@@ -97,10 +99,14 @@ class WideResnetGroup(nn.Module):
     def __call__(self, x: jax.Array, temb: jax.Array) -> jax.Array:
         """x: (B, H, W, C), temb: (B, E) -> (B, H / stride, W / stride, features)."""
         for i in range(self.num_blocks):
-            first = (self.stride, self.activate_shortcut) if i == 0 else ()
-            name = f"WideResnetBlock_{i}"
-            block = WideResnetBlock(self.features, *first, dtype=self.dtype, name=name)
-            x = block(x, temb)
+            first = i == 0
+            x = WideResnetBlock(
+                self.features,
+                stride=self.stride if first else 1,
+                activate_shortcut=self.activate_shortcut and first,
+                dtype=self.dtype,
+                name=f"WideResnetBlock_{i}",
+            )(x, temb)
         return x
 
 
@@ -108,17 +114,17 @@ class WideResnet(nn.Module):
     """The classifier; the defaults are WRN-28-10.
 
     Attributes:
-      num_classes: of the images.
+      num_classes: number of classes.
       nf: channels of the first convolution.
-      ch_mult: channels divided by nf at each resolution, fine to coarse; they must not fall.
-      num_res_blocks: residual blocks a resolution.
-      embedding_features: Fourier frequencies of the noise level; its embedding has four times
-        as many numbers.
+      ch_mult: channels divided by nf at each resolution, fine to coarse; they must not decrease.
+      num_res_blocks: residual blocks per resolution.
+      embedding_features: number of Fourier frequencies of the noise level; the embedding has four
+        times as many numbers.
       fourier_scale: standard deviation of the Fourier frequencies.
-      color_mean, color_std: of the channels of data in [0, 1], to normalise them; () for neither.
-        Published with CIFAR10_MEAN and CIFAR10_STD.
-      centered: the input is in [-1, 1]; else it is in [0, 1].
-      dtype: of the activations.
+      color_mean, color_std: means and standard deviations of the channels of data in [0, 1], used
+        to normalise the channels; () for no such step. score_sde uses CIFAR10_MEAN and CIFAR10_STD.
+      centered: True if the input is in [-1, 1], False if it is in [0, 1].
+      dtype: type of the activations.
     """
 
     num_classes: int = 10
@@ -141,11 +147,11 @@ class WideResnet(nn.Module):
         if list(self.ch_mult) != sorted(self.ch_mult):
             raise ValueError(
                 f"model.ch_mult={tuple(self.ch_mult)} of a wide residual network must not fall, "
-                "because its shortcuts add channels and take none away"
+                "because its shortcuts can add channels but not remove them"
             )
 
     def _normalise(self, x: jax.Array) -> jax.Array:
-        """Colors as configured, then each image."""
+        """Normalises the colour channels, if so configured, and then each image."""
         if self.color_mean:
             x = (x + 1) / 2 if self.centered else x
             mean, std = (
@@ -161,7 +167,7 @@ class WideResnet(nn.Module):
         Args:
           x: (B, H, W, C), data plus noise.
           sigma: (B,), standard deviation of the noise.
-          train: changes nothing, as there is no dropout.
+          train: ignored, because there is no dropout.
 
         Returns:
           (B, num_classes), logits in float32.
@@ -176,7 +182,11 @@ class WideResnet(nn.Module):
         h = _conv(self.nf, "init_conv", self.dtype)(self._normalise(x))
         for i, mult in enumerate(self.ch_mult):
             group = WideResnetGroup(
-                *(self.num_res_blocks, mult * self.nf, 2 if i else 1, i == 0, self.dtype),
+                self.num_res_blocks,
+                mult * self.nf,
+                stride=2 if i else 1,
+                activate_shortcut=i == 0,
+                dtype=self.dtype,
                 name=f"WideResnetGroup_{i}",
             )
             h = group(h, temb)

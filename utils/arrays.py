@@ -1,5 +1,6 @@
-"""Array helpers that know nothing of diffusion."""
+"""Helpers for arrays and tables that do not depend on diffusion models."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -14,7 +15,7 @@ def expand_like(a: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def batch_mul(a: jax.Array, x: jax.Array) -> jax.Array:
-    """Multiplies each example of x: (B, *S) by its number of a: (B,)."""
+    """Multiplies example i of x: (B, *S) by a[i], for a: (B,)."""
     return expand_like(a, x) * x
 
 
@@ -26,9 +27,19 @@ def example_norm(x: jax.Array) -> jax.Array:
 def lookup(table: dict[str, Row], name: Any, what: str) -> Row:
     """Returns `table[name]`.
 
+    Args:
+      table: named choices.
+      name: one of the names.
+      what: what the table holds, for the message.
+
     Raises:
-      ValueError: for an unknown name, naming what was asked for and what there is.
+      ValueError: for an unknown name; the message lists the known ones.
     """
+    check_name(table, name, what)
+    return table[name]
+
+
+def check_name(table: Mapping[str, Any], name: Any, what: str) -> None:
+    """Raises the ValueError of `lookup` if `table` does not have this name."""
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; choose from: {', '.join(table)}")
-    return table[name]
