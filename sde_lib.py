@@ -511,12 +511,22 @@ def iddpm_sigmas(steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008) -> n
 def get_sde(config: ml_collections.ConfigDict) -> SDE:
     """Builds the SDE that `config.training.sde` names from the fields of `config.model`.
 
+    A field of the SDE that `config.model` does not have keeps the default of its class.
+
     Raises:
-      ValueError: for an unknown name or a parameter out of range.
+      ValueError: for an unknown name, a field that nothing gives a value, or a value out of range.
     """
-    cls = lookup(SDES, config.training.sde.lower(), "sde (training.sde)")
-    names = [f.name for f in dataclasses.fields(cls) if f.name != "N"]
-    return cls(N=config.model.num_scales, **{name: config.model[name] for name in names})
+    cls, m = lookup(SDES, config.training.sde.lower(), "sde (training.sde)"), config.model
+    fields = [f for f in dataclasses.fields(cls) if f.init and f.name != "N"]
+    for field in fields:
+        defaults = (field.default, field.default_factory)
+        if field.name not in m and defaults == (dataclasses.MISSING, dataclasses.MISSING):
+            raise ValueError(
+                f"{cls.__name__} has a field {field.name} without a default, and the config has no "
+                f"model.{field.name}; declare that key in configs/base.py, or give the field a "
+                "default"
+            )
+    return cls(N=m.num_scales, **{f.name: m[f.name] for f in fields if f.name in m})
 
 
 SDES = {

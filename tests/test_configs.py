@@ -2,6 +2,7 @@
 docs/configs.md."""
 
 import csv
+import dataclasses
 import functools
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 
 import golden
 import runs
-from scorax import experiment, losses, run_lib
+from scorax import experiment, losses, run_lib, sde_lib
 from scorax.configs import base
 from scorax.configs.ranges import RANGES, check_ranges
 from scorax.datasets import get_dataset
@@ -101,6 +102,38 @@ def test_value_out_of_range_is_refused_by_name(field):
         config[section][key] = value
         with pytest.raises(ValueError, match=re.escape(f"{field}={value} must {rule}") + "$"):
             check_ranges(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySDE(sde_lib.VESDE):
+    """One more field than configs/base.py has keys."""
+
+    slope: float = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SteepSDE(ToySDE):
+    """And that field has no default."""
+
+    slope: float = dataclasses.field(kw_only=True)
+
+
+def test_field_of_an_sde_without_a_key_keeps_its_default(monkeypatch):
+    monkeypatch.setitem(sde_lib.SDES, "toy", ToySDE)
+    config = base.get_config()
+    config.training.sde, config.model.sigma_max = "toy", 7.0
+    assert sde_lib.get_sde(config) == ToySDE(sigma_max=7.0, N=1000, slope=3.0)
+    config.model.slope = 5.0
+    assert sde_lib.get_sde(config).slope == 5.0
+
+
+def test_field_of_an_sde_without_key_and_default_is_refused_by_name(monkeypatch):
+    monkeypatch.setitem(sde_lib.SDES, "steep", SteepSDE)
+    config = base.get_config()
+    config.training.sde = "steep"
+    message = "SteepSDE has a field slope without a default.* model.slope; .* configs/base.py"
+    with pytest.raises(ValueError, match=message):
+        sde_lib.get_sde(config)
 
 
 def test_all_39_experiments_of_the_original_are_here():
