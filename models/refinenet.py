@@ -85,7 +85,7 @@ class ResidualBlock(_Part):
 
     Attributes:
       features: channels of the output.
-      down: whether the shortcut has a convolution; with `dilation` 1, both branches are then halved.
+      down: whether the shortcut has a convolution; if so, `dilation` 1 halves both branches.
       pooled_init: initialiser for the kernels before a pool, together with zero biases; None for
         the initialisers of all other convolutions.
     """

@@ -1,13 +1,14 @@
-"""Saving a run and finding it again, with orbax.
+"""Saves and restores the state of a run, with orbax.
 
-`<directory>/<step>` holds four items: `state`, every array of the training state under its path
-("params/Dense_0/kernel"), so that nothing depends on classes or on how containers are pickled;
-`data`, the position in the data as JSON; `config`, the config as JSON; `meta`, the format version
-and a checksum of everything else. Orbax notices a truncated file but not a flipped bit inside an
-array (measured: a changed weight restores without a word), hence the checksums.
+`<directory>/<step>` holds four items. `state` has every array of the training state under its path
+("params/Dense_0/kernel"), so that a checkpoint does not depend on classes or on pickling. `data` is
+the position in the data and `config` is the config, both as JSON. `meta` has the version of the
+format and CRC-32 checksums of all other items. The checksums are needed because orbax detects a
+truncated file, but not a flipped bit inside an array: in a test, a changed weight was restored
+without any error.
 
-Arrays are those of one replica, on the host. Every process of a pod calls every function of this
-file with the same arguments; the primary process writes.
+Arrays come from one replica and are on the host. Every process of a pod must call every function of
+this module with the same arguments; the primary process writes.
 """
 
 import json
@@ -27,7 +28,7 @@ from scorax.utils import parallel
 Tree = Any
 FORMAT = 1  # version of the layout described above
 
-# Keys of a checkpoint's config that may change within a run although their section may not.
+# Keys of the section `model` that may change within a run; its other keys may not.
 _FREE_MODEL_KEYS = ("ema_rate", "ema_warmup", "dropout", "label_dropout", "dtype", "remat")
 _FIXED_KEYS = (
     "data.dataset",
@@ -43,24 +44,24 @@ _log = logging.getLogger(__name__)
 
 
 class DamagedError(ValueError):
-    """A checkpoint that is there but cannot be read back as it was written."""
+    """A checkpoint exists but cannot be read back as it was written."""
 
 
 class Checkpoints:
     """The checkpoints of one run: the newest two, and every multiple of `keep_period` steps.
 
-    Two, so that there is one to go back to if the newest turns out to be damaged.
+    Two are kept so that the run can go back to the older one if the newest is damaged.
     """
 
     def __init__(self, directory: str | os.PathLike, keep_period: int) -> None:
-        """Opens `directory`, and creates it if need be.
+        """Opens `directory`, and creates it if it does not exist.
 
         Args:
-          directory: parent of the checkpoints.
-          keep_period: steps; checkpoints at its multiples are never deleted.
+          directory: the folder of all checkpoints.
+          keep_period: number of steps; checkpoints at its multiples are never deleted.
 
         Raises:
-          ValueError: if keep_period is not positive.
+          ValueError: if `keep_period` is not positive.
         """
         if keep_period < 1:
             raise ValueError(
@@ -78,19 +79,19 @@ class Checkpoints:
     def save(
         self, step: int, state: Tree, data_state: dict, config: ml_collections.ConfigDict
     ) -> None:
-        """Starts to save; the arrays may change or be donated as soon as this returns.
+        """Starts saving in the background; once it returns, the arrays may change or be donated.
 
-        A step that this directory already has is left as it is: all randomness is a function of
-        seed and step, and `restore` has moved damaged steps out of the way.
+        If the directory already has this step, nothing is written: all randomness is a function of
+        seed and step, so the saved state is the same, and `restore` has renamed damaged steps.
 
         Args:
-          step: training steps done.
+          step: number of training steps done.
           state: pytree of arrays on the host or on one device, none of them empty.
           data_state: position in the data, of JSON types.
           config: the config of the run.
 
         Raises:
-          ValueError: if a later step is there already; it would be the one to resume from.
+          ValueError: if the directory already has a later step, from which a run would resume.
         """
         steps = self.all_steps()
         if step in steps:
@@ -106,7 +107,7 @@ class Checkpoints:
         meta = {"format": FORMAT, "crc32": _checksums(leaves, items)}
         items = {name: ocp.args.JsonSave(x) for name, x in (items | {"meta": meta}).items()}
         args = ocp.args.Composite(state=ocp.args.StandardSave(leaves), **items)
-        # Without force orbax may decide for itself not to save, and says nothing.
+        # Without `force`, orbax may decide not to save, and gives no notice.
         self._manager.save(step, args=args, force=True)
 
     def restore(
@@ -115,27 +116,29 @@ class Checkpoints:
         step: int | None = None,
         check: Callable[[dict], Any] | None = None,
     ) -> tuple[Tree, dict, dict, int]:
-        """Reads the newest readable checkpoint, or that of `step`.
+        """Reads the newest readable checkpoint, or the checkpoint of `step`.
 
-        A damaged one is reported and passed over, and renamed to `<step>.damaged` once an older one
-        has been read; nothing is deleted. Without any that is readable all stay where they are, so
-        that the next start finds them again and not an empty directory. A `step` asked for by
-        number is not replaced by another.
+        Without `step`, damaged checkpoints are reported and skipped. Once an older checkpoint has
+        been read, they are renamed to `<step>.damaged`; nothing is deleted. If no checkpoint is
+        readable, none is renamed, so that the next start does not find an empty directory. With
+        `step`, no other checkpoint is tried.
 
         Args:
-          template: pytree of arrays or ShapeDtypeStructs: the structure, shapes and dtypes to
-            return. A part of the state that is left out (`opt_state=()`) is not compared.
-          step: training steps done; None for the newest.
-          check: called with the saved config before the arrays are compared with the template;
-            what it raises is raised.
+          template: pytree of arrays or ShapeDtypeStructs that gives the structure, shapes and
+            dtypes to return. Parts of the state that it leaves out (`opt_state=()`) are not
+            compared.
+          step: number of training steps done; None for the newest.
+          check: function that is called with the saved config before the arrays are compared with
+            the template; its exceptions are passed on.
 
         Returns:
-          (state, data_state, config, step): NumPy arrays, bit for bit those that were saved, in
-          the template's structure; the rest as JSON gives it back (tuples come back as lists).
+          (state, data_state, config, step). The state has the structure of the template, with NumPy
+          arrays that are bit for bit the saved ones. `data_state` and `config` are as JSON returns
+          them, with lists instead of tuples.
 
         Raises:
-          ValueError: if there is no such checkpoint, none that is readable, or the arrays are not
-            those of the template.
+          ValueError: if there is no such or no readable checkpoint, or its arrays do not match the
+            template.
         """
         self.wait()
         steps = self.all_steps()
@@ -163,19 +166,19 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """The newest step saved, or being saved; None without any."""
+        """Returns the newest step that is saved or being saved; None if there is none."""
         return max(self.all_steps(), default=None)
 
     def all_steps(self) -> list[int]:
-        """The steps saved, or being saved, in ascending order."""
+        """Returns the steps that are saved or being saved, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Returns when what was saved is on the disk; raises what went wrong meanwhile."""
+        """Waits until all checkpoints are on disk; raises errors of the background writes."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the threads that write."""
+        """Waits as `wait` does, and ends the threads that write."""
         self._manager.close()
 
     def _restore_step(self, template: Tree, step: int, check: Callable | None) -> tuple:
@@ -187,7 +190,7 @@ class Checkpoints:
         return state, items["data"], items["config"], step
 
     def _read(self, step: int, where: str) -> dict:
-        """The items of a checkpoint, with all their checksums right."""
+        """Returns the items of a checkpoint after comparing all checksums."""
         version, items, error = FORMAT, {}, None
         try:
             meta = self._manager.restore(step, args=_restore_args("meta"))["meta"]
@@ -196,8 +199,8 @@ class Checkpoints:
                 items = self._manager.restore(step, args=_restore_args("state", "data", "config"))
                 _verify(items, meta["crc32"])
         except (MemoryError, PermissionError):
-            raise  # the checkpoint may well be whole
-        except Exception as e:  # whatever orbax stumbles over in a damaged file
+            raise  # the checkpoint may be intact
+        except Exception as e:  # orbax raises many types for damaged files
             error = e
         if parallel.any_process(error is not None):
             raise DamagedError(
@@ -212,7 +215,7 @@ class Checkpoints:
         return items
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Renames damaged checkpoints to names that orbax does not take for steps."""
+        """Renames damaged checkpoints, so that orbax no longer takes them for steps."""
         if steps and parallel.is_primary():
             for step in steps:
                 source = self._manager.directory / str(step)
@@ -220,28 +223,29 @@ class Checkpoints:
                 source.rename(target)
                 _log.warning("moved the damaged checkpoint %s to %s", source, target)
         if steps:
-            parallel.any_process(False)  # nobody looks before the primary process is done
+            parallel.any_process(False)  # all processes wait until the primary one is done
             self._manager.reload()
 
 
 def check_config(saved: dict, current: dict, training: bool = True) -> list[str]:
-    """Compares a checkpoint's config with the present one.
+    """Compares the config of a checkpoint with the current config.
 
-    What must agree: `model` (except averaging, dropout, dtype and remat), the data set and its
-    shape and range, the SDE; to go on training also the objective and the optimizer. A key that
-    only one side has never raises, since keys come and go with versions of the code, and a
-    network that is not the saved one is found by its arrays; it is listed as a difference.
+    These must agree: the section `model` (except averaging, dropout, dtype and remat); the data
+    set, its shape and its range; the SDE; and, to continue training, the objective and the
+    optimizer. A key that only one of the configs has is listed as a difference but is not an error,
+    because keys come and go with versions of the code, and a different network is detected by its
+    arrays.
 
     Args:
       saved: config of the checkpoint, as `restore` returns it.
-      current: present config, `config.to_dict()`.
-      training: whether training goes on, rather than evaluation.
+      current: current config, `config.to_dict()`.
+      training: True to continue training, False to evaluate.
 
     Returns:
-      The other differences, as "training.n_iters: 10 -> 20".
+      The allowed differences, as "training.n_iters: 10 -> 20".
 
     Raises:
-      ValueError: if the checkpoint is that of another config, naming the fields.
+      ValueError: if keys that must agree differ; the message names them.
     """
     old, new = _flatten(saved), _flatten(current)
     keys = [k for k in old | new if k not in old or k not in new or old[k] != new[k]]
@@ -263,7 +267,7 @@ def _must_agree(key: str, training: bool) -> bool:
 
 
 def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """{"section": {"field": value}} -> {"section.field": value}, values as JSON has them."""
+    """{"section": {"field": value}} -> {"section.field": value}, each as JSON returns it."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -274,7 +278,7 @@ def _flatten(config: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def _unused(path: Any) -> Any:
-    """The path itself, or with the first number behind it that is not taken."""
+    """Returns the path or, if it exists, the path with the first number that makes it unused."""
     tries = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
     return next(p for p in tries if not p.exists())
 
@@ -286,13 +290,13 @@ def _restore_args(*names: str) -> ocp.args.Composite:
 
 
 def _named_leaves(tree: Tree) -> dict[str, Any]:
-    """Leaves by their path, in the order of the tree."""
+    """Returns the leaves under their paths, in the order of the tree."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in paths}
 
 
 def _checksums(leaves: dict[str, np.ndarray], items: dict[str, dict]) -> dict[str, int]:
-    """CRC-32 of every array and of every JSON item."""
+    """Returns the CRC-32 of every array and of every JSON item."""
     arrays = {f"state/{name}": zlib.crc32(x.tobytes()) for name, x in leaves.items()}
     texts = {name: json.dumps(item, sort_keys=True) for name, item in items.items()}
     return arrays | {name: zlib.crc32(text.encode()) for name, text in texts.items()}
@@ -306,12 +310,17 @@ def _verify(items: dict, expected: dict[str, int]) -> None:
 
 
 def fill(template: Tree, leaves: dict[str, np.ndarray], where: str) -> Tree:
-    """The template with its leaves replaced by those of the same path ("Dense_0/kernel").
+    """Returns the template with each leaf replaced by the one of the same path ("Dense_0/kernel").
 
-    Leaves beyond those of the parts that the template has are left out.
+    Leaves that belong to parts which the template does not have are ignored.
+
+    Args:
+      template: pytree of arrays or ShapeDtypeStructs.
+      leaves: arrays under their paths.
+      where: the checkpoint, for messages.
 
     Raises:
-      ValueError: if one is missing, or has another shape or type.
+      ValueError: if a leaf is missing, unknown, or of another shape or type.
     """
     wanted = _named_leaves(template)
     parts = {name.split("/")[0] for name in wanted}
@@ -328,5 +337,5 @@ def fill(template: Tree, leaves: dict[str, np.ndarray], where: str) -> Tree:
 
 
 def _some(names: list[str]) -> str:
-    """The first few of a list, for a message."""
+    """Returns the first three of a list, and how many more there are, for a message."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

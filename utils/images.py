@@ -1,7 +1,7 @@
-"""Pictures on the disk: grids, animations, arrays.
+"""Writes images to files: grids, animations, arrays.
 
-Images come in as (N, H, W, C) in [0, 1], C = 1 or 3, from the host or a device; what lies outside
-is clipped. Every file appears whole or not at all.
+Images are (N, H, W, C) in [0, 1], C = 1 or 3, on the host or a device; values outside the range are
+clipped. Files are written atomically, so that no partial file ever appears under its name.
 """
 
 import math
@@ -13,11 +13,11 @@ from PIL import Image
 
 from scorax.utils.logging import write_atomically
 
-_GRID_PIXELS = 600  # width or height that grids of tiny images are enlarged to, roughly
+_GRID_PIXELS = 600  # grids of tiny images are enlarged to about this width or height
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Maps [0, 1] to 0, ..., 255, clipped, halves rounded up; NaN becomes 0. Any shape."""
+    """Maps [0, 1] to 0, ..., 255 for any shape: clips, rounds halves up, and turns NaN into 0."""
     x = np.nan_to_num(np.asarray(images, np.float32))
     return np.floor(255.0 * np.clip(x, 0.0, 1.0) + 0.5).astype(np.uint8)
 
@@ -25,14 +25,14 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def make_grid(
     images: np.ndarray, columns: int | None = None, padding: int = 2, scale: int | None = None
 ) -> np.ndarray:
-    """Lays images out row by row on black.
+    """Lays images out row by row on a black background.
 
     Args:
       images: (N, H, W, C) in [0, 1].
-      columns: images in a row; None for a grid that is nearly square.
+      columns: number of images in a row; None for a nearly square grid.
       padding: pixels around and between the images.
-      scale: factor by which each pixel is repeated; None for 1, or what brings a grid of tiny
-        images to about 600 pixels.
+      scale: how often each pixel is repeated along both axes; None for 1, or for tiny images the
+        factor that makes the grid about 600 pixels large.
 
     Returns:
       uint8 (H', W', 3), or (H', W') if C = 1.
@@ -60,7 +60,7 @@ def make_grid(
 
 
 def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int | None = None) -> None:
-    """Writes images (N, H, W, C) in [0, 1] as one PNG, laid out by `make_grid`.
+    """Writes images (N, H, W, C) in [0, 1] as one PNG file, laid out by `make_grid`.
 
     Raises:
       ValueError: as `make_grid`.
@@ -76,21 +76,21 @@ def save_gif(
     hold: float = 2.0,
     columns: int | None = None,
 ) -> None:
-    """Writes an animation of grids, repeated for ever. PIL joins equal frames that follow.
+    """Writes an endless animation of grids as a GIF file; PIL merges consecutive equal frames.
 
     Args:
-      path: where to.
+      path: the file to write.
       frames: (F, N, H, W, C) in [0, 1].
-      seconds: length of the whole, within 0.04 to 0.5 seconds a frame.
-      hold: seconds for which the last frame stays on.
-      columns: images in a row, as in `make_grid`.
+      seconds: total length without `hold`; each frame lasts 0.04 to 0.5 seconds.
+      hold: seconds for which the last frame is shown.
+      columns: number of images in a row, as in `make_grid`.
 
     Raises:
       ValueError: for another shape or number of channels.
     """
     frames = _check(frames, "animation", 5)
     pictures = [Image.fromarray(make_grid(frame, columns)) for frame in frames]
-    each = min(max(seconds / len(frames), 0.04), 0.5)  # viewers slow down what is shorter
+    each = min(max(seconds / len(frames), 0.04), 0.5)  # viewers slow down shorter frames
     durations = [round(1000 * s) for s in [each] * (len(frames) - 1) + [hold]]
 
     def write(file: BinaryIO) -> None:
@@ -114,6 +114,6 @@ def _check(images: np.ndarray, what: str, ndim: int) -> np.ndarray:
         axes = "(N, H, W, C)" if ndim == 4 else "(F, N, H, W, C)"
         raise ValueError(
             f"cannot draw an {what} of images of shape {images.shape}; "
-            f"give {axes}, none of them 0, with C = 1 or 3"
+            f"give {axes}, without a 0 and with C = 1 or 3"
         )
     return images

@@ -1,6 +1,6 @@
-"""What a run says and notes down: console, log file, TensorBoard, progress bar, JSON.
+"""Output of a run: console, log file, TensorBoard, progress bar, JSON files.
 
-In a run of several processes the primary one does all of it.
+In a run of several processes, only the primary process produces output.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import tqdm
 
 from scorax.utils import parallel
 
-# They log every step of theirs at INFO. Orbax and grain log as "absl".
+# These packages log every small step at level INFO. Orbax and grain log under the name "absl".
 _CHATTY = ("absl", "jax", "orbax", "PIL", "tensorboardX")
 _PACKAGES = (
     "jax",
@@ -37,20 +37,21 @@ _PACKAGES = (
     "ml_collections",
 )
 _HANDLER = "utils.logging"  # name of the handlers that setup() adds
-_NON_TERMINAL_INTERVAL = 10.0  # seconds between two states of a progress bar in a file
+_NON_TERMINAL_INTERVAL = 10.0  # seconds between two lines of a progress bar in a file
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to stderr, above the progress bar if there is one."""
+    """Writes to stderr without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.tqdm.write(self.format(record), file=sys.stderr)
 
 
 def setup(workdir: str | os.PathLike) -> None:
-    """Sends log messages, from INFO up, to the console and to the end of `workdir/stdout.txt`.
+    """Sends log messages, from level INFO up, to the console and appends them to a log file.
 
-    May be called again, for another run in the same program: the former file is closed.
+    The file is `workdir/stdout.txt`. The function may be called again for another run in the same
+    program; it then closes the previous file.
     """
     root = logging.getLogger()
     root.setLevel(logging.INFO)
@@ -67,9 +68,9 @@ def setup(workdir: str | os.PathLike) -> None:
 
 
 def _is_superseded(handler: logging.Handler) -> bool:
-    """Whether a handler is of a former setup, or would print to the console a second time.
+    """Returns whether an earlier `setup` added the handler, or it would print messages twice.
 
-    absl.app.run adds one that prints, and so does the first message logged without any handler.
+    absl.app.run adds a handler that prints, and so does the first message logged without a handler.
     """
     default = type(handler) is logging.StreamHandler and handler.stream in (sys.stderr, sys.stdout)
     return default or handler.name == _HANDLER or handler is absl.logging.get_absl_handler()
@@ -85,7 +86,7 @@ def _handlers(workdir: str | os.PathLike) -> list[logging.Handler]:
 
 @contextlib.contextmanager
 def logging_errors(workdir: str) -> Iterator[None]:
-    """Opens the log file of the run; an error leaves its traceback there, and only there."""
+    """Opens the log file of a run; the traceback of an error goes to that file only."""
     setup(workdir)
     try:
         yield
@@ -98,20 +99,20 @@ def logging_errors(workdir: str) -> Iterator[None]:
 
 
 class MetricWriter:
-    """Scalars and pictures for TensorBoard; on processes other than the primary, nothing."""
+    """Writes scalars and pictures for TensorBoard; does nothing on non-primary processes."""
 
     def __init__(self, directory: str | os.PathLike, start_step: int = 0) -> None:
         """Opens a new event file in `directory`.
 
         Args:
-          directory: where TensorBoard looks.
-          start_step: steps done when the run starts or resumes. What an earlier, interrupted run
-            has written for later steps is hidden by TensorBoard.
+          directory: the folder for TensorBoard.
+          start_step: number of steps done when the run starts or resumes. TensorBoard then hides
+            values that an interrupted run has written for later steps.
         """
         self._writer = None
         if parallel.is_primary():
             purge_step = start_step + 1 if start_step else 0
-            # Their names have whole seconds; two files of one second must not be the same.
+            # Names of event files have a resolution of one second; the suffix makes them unique.
             self._writer = tensorboardX.SummaryWriter(
                 os.fspath(directory),
                 purge_step=purge_step,
@@ -120,7 +121,7 @@ class MetricWriter:
             )
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
-        """Writes numbers, or arrays of one number, under their names."""
+        """Writes numbers, or arrays that hold a single number, under their names."""
         if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(name, float(value), step)
@@ -132,7 +133,7 @@ class MetricWriter:
             self._writer.add_image(name, grid, step, dataformats=axes)
 
     def flush(self) -> None:
-        """Sends what was written so far to the disk; it goes there every 10 seconds anyway."""
+        """Writes everything to disk now; otherwise this happens every 10 seconds."""
         if self._writer:
             self._writer.flush()
 
@@ -143,14 +144,15 @@ class MetricWriter:
 
 
 def progress_bar(total: int, initial: int = 0, desc: str = "") -> tqdm.tqdm:
-    """A bar with steps, steps per second and time left; add `set_postfix(loss=..., refresh=False)`.
+    """Returns a progress bar with steps, steps per second and the time left.
 
-    Nothing on processes other than the primary. Where stderr is a file, a line now and then.
+    Callers may add values with `set_postfix(loss=..., refresh=False)`. Non-primary processes show
+    no bar. If stderr is a file, a line is written at most every ten seconds.
 
     Args:
-      total: steps of the whole run.
-      initial: steps done before.
-      desc: the word in front.
+      total: number of steps of the whole run.
+      initial: number of steps already done.
+      desc: the word in front of the bar.
     """
     terminal = sys.stderr.isatty()
     return tqdm.tqdm(
@@ -169,16 +171,16 @@ def progress_bar(total: int, initial: int = 0, desc: str = "") -> tqdm.tqdm:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes `content`, of JSON types, readable and with a last line end; whole or not at all."""
+    """Writes `content`, of JSON types, as an indented JSON file, atomically."""
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Calls `write(file)` on a temporary file beside `path`, then puts it in path's place.
+    """Calls `write(file)` on a temporary file beside `path`, then renames it to `path`.
 
-    Whoever reads `path` finds the former content or the new one, whatever interrupts this.
-    Missing directories are created.
+    Even if the program is interrupted, readers of `path` find either the old content or the new
+    content. Missing directories are created.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +194,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
 
 
 def versions() -> dict[str, Any]:
-    """What a result may depend on besides the config: packages, platform, devices, commit."""
+    """Returns the versions and devices that a result may depend on, besides the config."""
     packages = {name: _version(name) for name in _PACKAGES}
     return {
         "python": platform.python_version(),
@@ -213,8 +215,8 @@ def _version(package: str) -> str | None:
 
 
 def _commit(checkout: pathlib.Path) -> str | None:
-    """The commit, with "-dirty" if files differ from it; None outside a checkout."""
-    if not (checkout / ".git").exists():  # git would look for a repository further up
+    """Returns the commit, with "-dirty" if files differ from it; None outside a checkout."""
+    if not (checkout / ".git").exists():  # else git would search the parent folders
         return None
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     command = ["git", "--no-optional-locks", *describe]

@@ -1,7 +1,7 @@
-"""Devices and processes: the one place that asks how many there are.
+"""Devices and processes; no other module asks JAX how many there are.
 
-A training batch of B examples is the same B examples whatever the hardware: process p of P gets the
-examples p, p + P, p + 2P, ... of it, and splits them in order over its local devices.
+The examples of a training batch do not depend on the hardware: process p of P processes gets the
+examples p, p + P, p + 2P, ... of the batch, and splits them in order over its local devices.
 """
 
 import os
@@ -19,14 +19,14 @@ AXIS = "batch"  # name of the axis that train and eval steps are mapped over
 
 
 def initialize() -> None:
-    """Joins the processes of a pod or cluster, where the environment describes one.
+    """Joins the processes of a pod or cluster, if the environment describes one.
 
-    JAX finds out the rest by itself on TPU pods and under Slurm or Open MPI; anywhere else set
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Must run before the first use of
-    a device.
+    On TPU pods and under Slurm or Open MPI, JAX detects the processes itself. Elsewhere, set the
+    environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. This
+    function must run before the first use of a device.
 
     Raises:
-      ValueError: if one of the two numbers is none.
+      ValueError: if JAX_NUM_PROCESSES or JAX_PROCESS_ID is not a whole number.
     """
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
@@ -48,30 +48,34 @@ def _env_number(name: str) -> int | None:
 
 
 def process_index() -> int:
-    """Number of this process, from 0."""
+    """Returns the index of this process, from 0."""
     return jax.process_index()
 
 
 def process_count() -> int:
-    """Number of processes that train together."""
+    """Returns the number of processes that work together."""
     return jax.process_count()
 
 
 def is_primary() -> bool:
-    """Whether this process writes what is written once: logs, pictures, reports."""
+    """Returns whether this is the process that writes logs, pictures and reports."""
     return jax.process_index() == 0
 
 
 def device_count() -> int:
-    """Number of devices of all processes."""
+    """Returns the number of devices of all processes."""
     return jax.device_count()
 
 
 def local_batch_size(batch_size: int, field: str) -> int:
-    """Examples of a batch of `batch_size` that this process reads.
+    """Returns how many examples of a batch of `batch_size` this process reads.
+
+    Args:
+      batch_size: number of examples over all processes.
+      field: config key of the batch size, for the message.
 
     Raises:
-      ValueError: if the batch cannot be split evenly; `field` names the config key.
+      ValueError: if the batch cannot be split evenly over the devices.
     """
     if batch_size < 1 or batch_size % jax.device_count():
         raise ValueError(
@@ -87,7 +91,11 @@ def map_over_devices(step: Callable, donate_argnums: tuple[int, ...] = ()) -> Ca
 
 
 def split_over_devices(batch: Tree, n_steps: int = 1) -> Tree:
-    """n_steps consecutive batches (n_steps * D * b, *S) -> (D, n_steps, b, *S), D local devices."""
+    """Splits n_steps consecutive batches (n_steps * D * b, *S) over the D local devices.
+
+    Returns:
+      Arrays (D, n_steps, b, *S).
+    """
     d = jax.local_device_count()
 
     def split(x: np.ndarray) -> np.ndarray:
@@ -97,7 +105,7 @@ def split_over_devices(batch: Tree, n_steps: int = 1) -> Tree:
 
 
 def replicate(tree: Tree) -> Tree:
-    """One copy of every leaf on each local device, along a new leading axis."""
+    """Copies every leaf to each local device, along a new leading axis."""
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices), (AXIS,))
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -110,30 +118,30 @@ def replicate(tree: Tree) -> Tree:
 
 
 def unreplicate(tree: Tree) -> Tree:
-    """The first local device's copy of a tree that came out of a mapped step."""
-    # Indexing x[0] would launch a computation a leaf (8.7 ms against 0.01 ms measured).
+    """Returns the first local device's copy of a tree that a mapped step returned."""
+    # Indexing x[0] would launch a computation for every leaf (measured: 8.7 ms against 0.01 ms).
     return jax.tree.map(lambda x: jnp.squeeze(x.addressable_shards[0].data, 0), tree)
 
 
 def batch_sharding() -> NamedSharding:
-    """Sharding that splits the leading axis over all devices of all processes."""
+    """Returns the sharding that splits the leading axis over all devices of all processes."""
     return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
 def shard_batch(x: jax.Array) -> jax.Array:
-    """Inside jit: splits the examples of x: (B, *S) over all devices."""
+    """Splits the examples of x: (B, *S) over all devices; to be called inside jit."""
     return jax.lax.with_sharding_constraint(x, batch_sharding())
 
 
 def to_host(tree: Tree) -> Tree:
-    """NumPy copy of global arrays, whole on every process."""
+    """Returns NumPy copies of global arrays, complete on every process."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set on some process. Every process has to call it."""
+    """Returns whether the flag is set on any process. All processes must call it."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

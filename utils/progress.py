@@ -1,4 +1,4 @@
-"""Showing on the host how far a compiled loop has come."""
+"""Reports the progress of a compiled loop to the host."""
 
 from collections.abc import Callable
 
@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# (steps done, steps in all, x): called on the host while a sampler runs
+# Called on the host while a sampler runs: (steps done, total number of steps, x)
 Observer = Callable[[int, int, jax.Array], None]
 
 
 def observe(observer: Observer | None, i: jax.Array, n: int, x: jax.Array) -> None:
-    """Calls the observer about 50 times in n steps, after the last, and where x is not finite.
+    """Calls the observer about 50 times in n steps, after the last step, and if x is not finite.
 
     Args:
-      observer: None for nobody.
-      i: the step just made, 0..n-1.
-      n: steps in all.
-      x: what it has made, of any shape.
+      observer: the function to call; None to do nothing.
+      i: index of the step just made, 0 ... n - 1.
+      n: total number of steps.
+      x: result of the step, of any shape.
     """
     if observer is None:
         return

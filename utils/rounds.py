@@ -1,7 +1,8 @@
-"""Long work in rounds: each is a file as soon as it is done, so that a kill costs one round.
+"""Splits long work into rounds whose results are saved, so that an interruption costs one round.
 
-`<folder>/00000.npz` holds the arrays of the first round, `<folder>/settings.json` what they depend
-on. In a run of several processes the primary one writes, and all see the same folder.
+`<folder>/00000.npz` holds the arrays of the first round; `<folder>/settings.json` holds the
+settings that they depend on. In a run of several processes the primary process writes, and all
+processes must see the same folder.
 """
 
 import json
@@ -24,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Stopped(Exception):
-    """A signal has ended the work between two rounds; those that are done are kept."""
+    """A signal has ended the work between two rounds; finished rounds are kept."""
 
 
 def run_rounds(
@@ -34,17 +35,18 @@ def run_rounds(
     settings: dict[str, Any],
     compute: Callable[[int], Arrays],
 ) -> Arrays:
-    """Makes the rounds that `folder` does not have yet. Every process has to call it.
+    """Computes the rounds that `folder` does not have yet. All processes must call it.
 
     Args:
-      folder: of the files. It stays: remove it once what is made of the rounds is safe.
-      size: items in all.
-      batch_size: items of a round; the last round may have items too many.
-      settings: what a round depends on, of JSON types; rounds of other settings are removed.
-      compute: number of a round -> its arrays, the same on every process.
+      folder: folder of the files. The caller should remove it once the final result is saved.
+      size: total number of items.
+      batch_size: items in a round; surplus items of the last round are dropped.
+      settings: everything that a round depends on, of JSON types. Rounds that were made with other
+        settings are removed.
+      compute: index of a round -> its arrays, the same on every process.
 
     Returns:
-      The arrays of all rounds joined along their first axes, the first `size` rows of each.
+      The arrays of all rounds, concatenated along their first axes and cut to `size` rows.
 
     Raises:
       Stopped: after the round in which SIGINT or SIGTERM arrived.
@@ -60,25 +62,25 @@ def run_rounds(
                 save_npz(paths[i], **arrays)
             if parallel.any_process(stop.received is not None):
                 raise Stopped(f"round {i + 1} of {rounds}")
-    parallel.any_process(False)  # nobody reads before the primary process has written
+    parallel.any_process(False)  # all processes wait until the primary one has written
     parts = [_load(path) for path in paths]
     return {name: np.concatenate([p[name] for p in parts])[:size] for name in parts[0]}
 
 
 def _open(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
-    """Empties the folder of rounds that were made with other settings."""
+    """Removes rounds that were made with other settings, and writes the settings."""
     path, settings = os.path.join(folder, "settings.json"), json.loads(json.dumps(settings))
     if os.path.exists(path):
         with open(path) as file:
             if json.load(file) == settings:
                 return
-        _log.info("%s: made with other settings, so its rounds are made again", folder)
+        _log.info("%s: made with other settings, so its rounds are computed again", folder)
     shutil.rmtree(folder, ignore_errors=True)
     write_json(path, settings)
 
 
 def _missing(paths: list[str]) -> Iterator[int]:
-    """Numbers of the rounds without a file, as the primary process sees it."""
+    """Yields the indices of the rounds for which the primary process finds no file."""
     kept = 0
     for i, path in enumerate(paths):
         if parallel.any_process(parallel.is_primary() and os.path.exists(path)):

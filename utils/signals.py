@@ -1,4 +1,4 @@
-"""Stopping a run from outside without losing anything."""
+"""Stops a run on a signal without losing work."""
 
 import contextlib
 import os
@@ -7,12 +7,12 @@ from typing import Any
 
 
 class StopSignal:
-    """Turns SIGINT and SIGTERM into a flag that the training loop reads between two steps.
+    """Turns SIGINT and SIGTERM into a flag that a loop can read between two steps.
 
-    A second SIGINT interrupts at once.
+    A second SIGINT interrupts immediately.
 
     Attributes:
-      received: the signal, or None.
+      received: the signal that arrived, or None.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # handlers belong to the main thread
+            with contextlib.suppress(ValueError):  # only the main thread can set handlers
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -29,7 +29,7 @@ class StopSignal:
         self.received = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         text = f"\n{self.received.name}: stopping after this step; Ctrl-C again stops at once\n"
-        os.write(2, text.encode())  # a log message could interrupt another half written
+        os.write(2, text.encode())  # logging here could interrupt another, half-written message
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
