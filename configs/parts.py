@@ -1,13 +1,17 @@
 """Parts that configs are put together from: each sets some keys of a config in place.
 
-An experiment is `base.get_config()`, a few of these, its own deltas and, last, `finish`.
+An experiment is `base.get_config()`, a few of these, its own deltas and, last, `finish`. At most
+one part of a kind is called, in the order that `configs/order.py` gives the kinds.
 """
 
 import math
 
 import ml_collections
 
+from scorax.configs.order import part
 
+
+@part("SDE")
 def ve(c: ml_collections.ConfigDict) -> None:
     """The VE SDE with its published sampler: reverse diffusion and Langevin dynamics."""
     c.training.sde = "vesde"
@@ -17,6 +21,7 @@ def ve(c: ml_collections.ConfigDict) -> None:
     c.sampling.corrector = "langevin"
 
 
+@part("SDE")
 def vp(c: ml_collections.ConfigDict, sde: str = "vpsde") -> None:
     """The VP or sub-VP SDE with its published sampler: Euler-Maruyama, data in [-1, 1]."""
     c.training.sde = sde
@@ -27,6 +32,7 @@ def vp(c: ml_collections.ConfigDict, sde: str = "vpsde") -> None:
     c.sampling.corrector = "none"
 
 
+@part("network")
 def ncsnpp(c: ml_collections.ConfigDict) -> None:
     """NCSN++ as trained on CIFAR-10 with continuous times."""
     c.model.name = "ncsnpp"
@@ -37,12 +43,15 @@ def ncsnpp(c: ml_collections.ConfigDict) -> None:
     c.model.scale_by_sigma = True
 
 
-def pyramids(c: ml_collections.ConfigDict) -> None:
+@part("network")
+def ncsnpp_pyramids(c: ml_collections.ConfigDict) -> None:
     """NCSN++ as trained from 256 pixels up: skip connections through input and output pyramids."""
+    ncsnpp(c)
     c.model.progressive = "output_skip"
     c.model.progressive_input = "input_skip"
 
 
+@part("network")
 def ncsnpp_vp(c: ml_collections.ConfigDict) -> None:
     """NCSN++ as trained under the VP and sub-VP SDEs: told the time instead of sigma."""
     ncsnpp(c)
@@ -50,19 +59,19 @@ def ncsnpp_vp(c: ml_collections.ConfigDict) -> None:
     c.model.scale_by_sigma = False
 
 
+@part("network")
 def ncsnpp_256(c: ml_collections.ConfigDict) -> None:
     """NCSN++ as trained under the VE SDE at 256 pixels."""
-    ncsnpp(c)
-    pyramids(c)
+    ncsnpp_pyramids(c)
     c.model.ch_mult = (1, 1, 2, 2, 2, 2, 2)
     c.model.num_res_blocks = 2
     c.model.num_scales = 2000
 
 
+@part("network")
 def ncsnpp_1024(c: ml_collections.ConfigDict) -> None:
     """NCSN++ as trained under the VE SDE on faces of 1,024 pixels, with data and schedule."""
-    ncsnpp(c)
-    pyramids(c)
+    ncsnpp_pyramids(c)
     c.data.image_size = 1024
     m = c.model
     m.nf = 16
@@ -80,6 +89,7 @@ def ncsnpp_1024(c: ml_collections.ConfigDict) -> None:
     c.eval.num_samples = 8
 
 
+@part("network")
 def ddpmpp(c: ml_collections.ConfigDict) -> None:
     """DDPM++: the NCSN++ network without FIR filters and pyramids."""
     c.model.name = "ncsnpp"
@@ -90,6 +100,7 @@ def ddpmpp(c: ml_collections.ConfigDict) -> None:
     c.model.scale_by_sigma = False
 
 
+@part("network")
 def ddpm(c: ml_collections.ConfigDict) -> None:
     """The network of DDPM (Ho et al. 2020) at 32 pixels."""
     c.model.name = "ddpm"
@@ -97,6 +108,7 @@ def ddpm(c: ml_collections.ConfigDict) -> None:
     c.model.scale_by_sigma = False
 
 
+@part("network")
 def ddpm_256(c: ml_collections.ConfigDict) -> None:
     """The network of DDPM at 256 pixels, and its learning rate."""
     ddpm(c)
@@ -104,6 +116,7 @@ def ddpm_256(c: ml_collections.ConfigDict) -> None:
     c.optim.lr = 2e-5
 
 
+@part("network")
 def ncsn(c: ml_collections.ConfigDict) -> None:
     """NCSN (Song & Ermon 2019): its network, optimizer and annealed Langevin dynamics."""
     discrete(c)
@@ -118,6 +131,7 @@ def ncsn(c: ml_collections.ConfigDict) -> None:
     c.sampling.corrector = "ald"
 
 
+@part("network")
 def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
     """NCSNv2 (Song & Ermon 2020): the network of that name, which is not told the noise level."""
     ncsn(c)
@@ -126,12 +140,14 @@ def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
     c.optim.lr = 1e-4
 
 
+@part("noise levels")
 def discrete(c: ml_collections.ConfigDict) -> None:
     """Training on the N noise levels of SMLD or DDPM, given to the network as indices."""
     c.training.continuous = False
     c.model.embedding_type = "positional"
 
 
+@part("data")
 def cifar10(c: ml_collections.ConfigDict) -> None:
     """CIFAR-10, 32 pixels, with the published length of training."""
     c.data.dataset = "cifar10"
@@ -140,6 +156,7 @@ def cifar10(c: ml_collections.ConfigDict) -> None:
     c.training.n_jitted_steps = 5
 
 
+@part("data")
 def celeba(c: ml_collections.ConfigDict) -> None:
     """CelebA, 64 pixels, with the published length of training and noise levels."""
     c.data.dataset = "celeba"
@@ -149,6 +166,7 @@ def celeba(c: ml_collections.ConfigDict) -> None:
     c.sampling.snr = 0.17
 
 
+@part("data")
 def pixels_256(c: ml_collections.ConfigDict, dataset: str, category: str = "") -> None:
     """A data set at 256 pixels, with the published length of training."""
     c.data.dataset = dataset
@@ -162,12 +180,14 @@ def pixels_256(c: ml_collections.ConfigDict, dataset: str, category: str = "") -
     c.sampling.snr = 0.075
 
 
+@part("size")
 def deep(c: ml_collections.ConfigDict) -> None:
     """Twice the depth, trained for 950,000 steps (the models with the best published FID)."""
     c.model.num_res_blocks = 8
     c.training.n_iters = 950_000
 
 
+@part("objective")
 def edm(c: ml_collections.ConfigDict) -> None:
     """Preconditioning, noise levels and weight of Karras et al. 2022, for any SDE."""
     c.model.parametrization = "edm"
@@ -177,18 +197,16 @@ def edm(c: ml_collections.ConfigDict) -> None:
     c.training.reduce_mean = True
 
 
+@part("sampler")
 def heun(c: ml_collections.ConfigDict) -> None:
     """The sampler of Karras et al. 2022: Heun's method on their grid, 18 steps, 35 evaluations."""
     c.sampling.method = "heun"
     c.sampling.steps = 18
 
 
+@part("size")
 def small(c: ml_collections.ConfigDict, n_iters: int) -> None:
-    """An NCSN++ and a schedule that two CPU cores train in minutes.
-
-    Comes after the parts of the SDE, which decides the range of the data and the corrector, and of
-    the data, of some 30 pixels.
-    """
+    """An NCSN++ for some 30 pixels, and a schedule, that two CPU cores train in minutes."""
     m = c.model
     m.nf = 16
     m.ch_mult = (1, 2, 4)
@@ -213,11 +231,9 @@ def small(c: ml_collections.ConfigDict, n_iters: int) -> None:
     c.eval.num_samples = 64
 
 
+@part("data")
 def mnist(c: ml_collections.ConfigDict) -> None:
-    """28-pixel digits, and a network that two CPU cores train on them in ten minutes.
-
-    Comes after the part of the SDE.
-    """
+    """28-pixel digits, and a network that two CPU cores train on them in ten minutes."""
     c.data.dataset = "mnist"
     c.data.image_size = 28
     c.data.num_channels = 1
@@ -236,11 +252,9 @@ def mnist(c: ml_collections.ConfigDict) -> None:
     c.guidance.weight = 15.0  # 63 of 64 samples are as asked; without a classifier 1 to 3 is enough
 
 
+@part("objective")
 def classifier(c: ml_collections.ConfigDict) -> None:
-    """A classifier of images with the noise of the VE SDE, in place of the score network.
-
-    Comes after the part of the data.
-    """
+    """A classifier of images with the noise of the VE SDE, in place of the score network."""
     ve(c)
     c.training.objective = "classifier"
     c.model.num_classes = 10
@@ -248,6 +262,7 @@ def classifier(c: ml_collections.ConfigDict) -> None:
     c.eval.tasks = ("accuracy",)
 
 
+@part("data")
 def photographs(c: ml_collections.ConfigDict) -> None:
     """32-pixel tiles of the photographs that come with scikit-image."""
     c.data.dataset = "photographs"
@@ -255,11 +270,9 @@ def photographs(c: ml_collections.ConfigDict) -> None:
     c.data.num_channels = 3
 
 
+@part("objective")
 def denoiser(c: ml_collections.ConfigDict) -> None:
-    """A small CNN that knows the score of images in [0, 1] with noise 0.1, and no other.
-
-    Comes after the part of the data.
-    """
+    """A small CNN that knows the score of images in [0, 1] with noise 0.1, and no other."""
     ve(c)
     m = c.model
     m.name = "denoising_cnn"
@@ -281,6 +294,7 @@ def denoiser(c: ml_collections.ConfigDict) -> None:
     e.num_denoised = 256
 
 
+@part("objective")
 def offline_denoiser(c: ml_collections.ConfigDict) -> None:
     """The same, trained on two CPU cores in minutes: fewer, larger steps on smaller batches."""
     denoiser(c)
@@ -297,6 +311,7 @@ def offline_denoiser(c: ml_collections.ConfigDict) -> None:
     c.optim.schedule = "cosine"
 
 
+@part("variant")
 def smoke(c: ml_collections.ConfigDict) -> None:
     """The same pipeline, tiny: 8-pixel digits that come with scikit-learn, seconds on a CPU."""
     c.data.dataset = "digits"

@@ -1,6 +1,7 @@
 """Every experiment: its values beside the original's, its size, its smoke variant, and its line in
 docs/configs.md."""
 
+import copy
 import csv
 import dataclasses
 import functools
@@ -13,7 +14,7 @@ import pytest
 import golden
 import runs
 from scorax import experiment, losses, run_lib, sde_lib
-from scorax.configs import base
+from scorax.configs import base, parts
 from scorax.configs.ranges import RANGES, check_ranges
 from scorax.datasets import get_dataset
 from scorax.tools import list_configs
@@ -84,6 +85,65 @@ def test_config_has_the_keys_of_the_base(name, variant):
 def test_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="unknown config variant 'smok'; write FILE or FILE:smoke"):
         load("ve/mnist", "smok")
+
+
+PARTS = [name for name, f in vars(parts).items() if hasattr(f, "__wrapped__")]
+ARGUMENTS = {"small": (2400,), "pixels_256": ("lsun", "bedroom"), "ncsnv2": ("ncsnv2_64",)}
+
+
+def apply(*names):
+    config = base.get_config()
+    for name in names:
+        getattr(parts, name)(config, *ARGUMENTS.get(name, ()))
+    return config
+
+
+def values_or_refusal(*names):
+    try:
+        return flatten(apply(*names).to_dict())
+    except ValueError as e:
+        assert all(f"parts.{name}(c)" in str(e) for name in names)
+        return None
+
+
+@pytest.mark.parametrize("first", PARTS)
+def test_two_parts_commute_or_come_in_one_order_only(first):
+    for second in PARTS:
+        one, other = values_or_refusal(first, second), values_or_refusal(second, first)
+        assert one is None or other is None or one == other, second
+
+
+REFUSED = {
+    ("ve", "mnist", "vp"): "parts.vp(c) comes after parts.ve(c), but a config takes one part for "
+    "the SDE; leave one of the two out",
+    ("mnist", "ve"): "parts.ve(c) comes after parts.mnist(c), which builds on it; call it before "
+    "that, as parts come in the order SDE, network, noise levels, data, ",
+    ("small", "photographs"): "parts.photographs(c) comes after parts.small(c), which builds on it",
+    ("vp", "cifar10", "classifier"): "parts.classifier(c), which calls parts.ve(c), comes after "
+    "parts.vp(c), but a config takes one part for the SDE",
+    ("mnist", "deep"): "parts.deep(c) comes after parts.mnist(c), but a config takes one part for "
+    "the size",
+    ("smoke", "heun"): "parts.heun(c) comes after parts.smoke(c), which builds on it",
+}
+
+
+@pytest.mark.parametrize("names", REFUSED)
+def test_part_in_the_wrong_place_is_refused(names):
+    with pytest.raises(ValueError, match="^" + re.escape(REFUSED[names])):
+        apply(*names)
+
+
+def test_parts_that_others_call_are_free_of_the_order():
+    assert apply("ve", "mnist", "small").sampling.steps == 100
+    config = apply("ve", "ncsn", "mnist", "offline_denoiser")
+    assert config.training.objective == "last_level" and not config.training.continuous
+
+
+def test_what_was_applied_is_no_part_of_the_config():
+    config = apply("ve", "mnist")
+    assert flatten(config.to_dict()).keys() == flatten(base.get_config().to_dict()).keys()
+    assert "applied" not in config.to_json()
+    assert copy.deepcopy(config) == config
 
 
 def is_number(value):

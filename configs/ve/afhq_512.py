@@ -14,8 +14,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The config; variant "smoke" is tiny."""
     c = base.get_config()
     parts.ve(c)
-    parts.ncsnpp(c)
-    parts.pyramids(c)
+    parts.ncsnpp_pyramids(c)
     c.data.dataset = "afhq"
     c.data.image_size = 512
     c.training.batch_size = 32

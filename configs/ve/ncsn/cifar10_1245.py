@@ -14,8 +14,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The config; variant "smoke" is tiny."""
     c = base.get_config()
     parts.ve(c)
-    parts.cifar10(c)
     parts.ncsn(c)
+    parts.cifar10(c)
     c.model.num_scales = 232
     c.sampling.n_steps_each = 5
     c.sampling.snr = 0.176

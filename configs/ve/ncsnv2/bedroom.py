@@ -14,8 +14,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The config; variant "smoke" is tiny."""
     c = base.get_config()
     parts.ve(c)
-    parts.pixels_256(c, "lsun", "bedroom")
     parts.ncsnv2(c, "ncsnv2_128")
+    parts.pixels_256(c, "lsun", "bedroom")
     c.data.image_size = 128
     c.training.batch_size = 128
     c.model.sigma_max = 190.0
