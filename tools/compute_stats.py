@@ -1,13 +1,13 @@
-"""Reference statistics of a data set: what FID, KID and other metrics compare samples with.
+"""Computes the reference statistics of a data set that FID, KID and other metrics compare with.
 
 python -m tools.compute_stats --config configs/vp/cifar10_ddpmpp.py --out cifar10.npz \\
     --config.eval.inception_path=pt_inception-2015-12-05-6726825d.pth
 python -m tools.compute_stats --config configs/ve/mnist.py --features classifier --out mnist.npz
 
-All images of the split are counted, none of them flipped. FILE holds mean and covariance of their
-features, the features themselves as far as they are kept, and what they were made of. A run uses it
-with --config.eval.stats=FILE and the same features; single fields of the config are set with
---config.SECTION.FIELD=VALUE.
+The statistics cover all images of the split, without flips. The file holds the mean and covariance
+of their features, the features of the images that --keep selects, and a record of the data and the
+network. A run uses it with --config.eval.stats=FILE and the same eval.features. Single fields of
+the config are set with --config.SECTION.FIELD=VALUE.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def _progress(parts: Iterable, total: int) -> Iterable:
 
 
 def run(argv: list[str]) -> None:
-    """Computes, writes, and prints what was written."""
+    """Computes and writes the statistics, and prints a summary."""
     parser = command_line.Parser(
         "python -m tools.compute_stats",
         description=__doc__,
@@ -39,16 +39,16 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--features", help="inception or classifier: eval.features of the config")
     parser.add_argument(
-        *("--keep",),
+        "--keep",
         type=int,
-        help="keep the features of so many images, evenly spread, which KID, precision, recall, "
-        "density and coverage need; all unless given",
+        help="number of images, evenly spread, whose features are kept; KID, precision, recall, "
+        "density and coverage need them (default: all)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="the .npz file to write")
     arguments, fields = parser.parse_known_args(argv[1:])
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
-    from scorax.metrics import features  # after the flags: --help needs no JAX
+    from scorax.metrics import features  # imported late, so that --help does not load JAX
 
     config = flags.FLAGS.config
     config.eval.features = arguments.features or config.eval.features
@@ -60,12 +60,12 @@ def run(argv: list[str]) -> None:
     kept = 0 if statistics.features is None else len(statistics.features)
     print(
         f"{arguments.out}: {statistics.num} images of the {arguments.split} split, "
-        f"{len(statistics.mean)} features of {extractor.name}, those of {kept} images kept"
+        f"{len(statistics.mean)} features of {extractor.name}, kept for {kept} images"
     )
 
 
 def main() -> None:
-    """Runs; what a user can mend is told in one sentence, without a traceback."""
+    """Runs the tool; prints errors that a user can fix as one sentence, without a traceback."""
     command_line.run_tool(run)
 
 

@@ -1,22 +1,23 @@
-"""Published weights in, and a run's weights out again.
+"""Imports published weights, and exports the weights of a run.
 
 python -m tools.convert_checkpoint SOURCE --config CONFIG --workdir WORKDIR
 python -m tools.convert_checkpoint WORKDIR --config CONFIG --to diffusers DIRECTORY
 python -m tools.convert_checkpoint WORKDIR --config CONFIG --to safetensors FILE.safetensors
 python -m tools.convert_checkpoint WORKDIR --config CONFIG --to weights DIRECTORY
 
-The first makes WORKDIR, a run that `python main.py --mode eval` samples from and `--mode train`
-continues. SOURCE is a .pth of score_sde_pytorch, a checkpoint_N of score_sde, a directory of
-diffusers (google/ncsnpp-*) or a .safetensors file with the names of score_sde_pytorch; which of
-them is told by its content. Averaged (EMA) weights are what is sampled from; raw weights, step and
-the state of Adam come along where the source has them. No code in a file is ever run.
+The first command makes WORKDIR, a run that `python main.py --mode eval` samples from and `--mode
+train` continues. SOURCE is a .pth file of score_sde_pytorch, a checkpoint_N of score_sde, a
+directory of diffusers (google/ncsnpp-*) or a .safetensors file with the names of score_sde_pytorch;
+the format is detected from the content. Sampling uses the averaged (EMA) weights. Raw weights, step
+and the state of Adam are imported too if SOURCE has them. Code inside a file is never run.
 
-The others write the averaged weights of a run, for diffusers as a UNet2DModel with its pipeline
-(only networks like those of google/ncsnpp-* have one), or under the names of score_sde_pytorch, or
-under our own, with the config: what --config.eval.checkpoint=DIRECTORY evaluates without the run.
-All can be a SOURCE again. --config.eval.checkpoint=STEP writes another step than the latest.
+The other commands write the averaged weights of a run. The format `diffusers` is a UNet2DModel with
+its pipeline, which exists only for networks like google/ncsnpp-*. The format `safetensors` uses the
+names of score_sde_pytorch. The format `weights` uses our own names and includes the config, so that
+--config.eval.checkpoint=DIRECTORY can evaluate it without the run. Each output can serve as SOURCE
+again. --config.eval.checkpoint=STEP writes this step instead of the latest.
 
-CONFIG is as in main.py, with :smoke if need be; single fields are set with
+CONFIG is as in main.py, with :smoke if needed; single fields are set with
 --config.SECTION.FIELD=VALUE.
 """
 
@@ -30,7 +31,7 @@ from scorax.utils import command_line
 
 
 def run(argv: list[str]) -> None:
-    """Converts, and prints what was done."""
+    """Converts weights, and prints what was done."""
     parser = command_line.Parser(
         "python -m tools.convert_checkpoint",
         description=__doc__,
@@ -47,7 +48,7 @@ def run(argv: list[str]) -> None:
         raise ValueError("give --workdir WORKDIR to read weights, or --to FORMAT TARGET to write")
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
-    from scorax import conversion  # after the flags: --help needs no JAX
+    from scorax import conversion  # imported late, so that --help does not load JAX
 
     config = flags.FLAGS.config
     if arguments.to is None:
@@ -58,7 +59,7 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Runs; what a user can mend is told in one sentence, without a traceback."""
+    """Runs the tool; prints errors that a user can fix as one sentence, without a traceback."""
     command_line.run_tool(run)
 
 

@@ -1,13 +1,14 @@
-"""Images of any size in, array_record files of one size out.
+"""Converts images of any size to array_record files of images of one size.
 
 python -m tools.prepare_dataset SOURCE DEST --size 256
 
-SOURCE is a folder or a .zip of images (train/CLASS/*.png, test/CLASS/*.png; without class folders;
-or without splits), or a .tfrecords file of StyleGAN. DEST appears when all of it is written. A
-config reads it with data.dataset=array_record and data.dir=DEST.
+SOURCE is a folder or a .zip of images, or a .tfrecords file of StyleGAN. Images are in
+train/CLASS/*.png and test/CLASS/*.png; class folders and split folders may be left out. DEST
+appears when everything is written. A config reads it with data.dataset=array_record and
+data.dir=DEST.
 
-An image that cannot be used is an error which names it; with --skip-corrupt it is left out and
-listed in DEST/skipped.txt.
+An image that cannot be used is an error, and the message names it. With --skip-corrupt such images
+are left out and listed in DEST/skipped.txt.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def _progress(items: Iterable[Any], total: int, split: str) -> Iterable[Any]:
 
 
 def run(argv: list[str]) -> None:
-    """Prepares, and prints what was done."""
+    """Prepares a data set, and prints what was done."""
     parser = command_line.Parser(
         "python -m tools.prepare_dataset",
         description=__doc__,
@@ -40,20 +41,29 @@ def run(argv: list[str]) -> None:
     parser.add_argument("dest", help="the folder to write; it must not exist")
     parser.add_argument("--size", type=int, required=True, help="pixels, height and width")
     parser.add_argument(
-        *("--channels",), type=int, default=defaults["channels"], help="3 (colour, default) or 1"
+        "--channels",
+        type=int,
+        default=defaults["channels"],
+        help="3 for colour (default) or 1 for grey",
     )
     parser.add_argument(
         "--crop",
         choices=list(preparation.CROPS),
         default=defaults["crop"],
-        help="center: the middle square (default); none: images must be square; celeba, lsun: as "
-        "published",
+        help="center: the central square (default); none: images must be square; celeba, lsun: as "
+        "in score_sde",
     )
     parser.add_argument("--format", choices=list(preparation.FORMATS), default=defaults["format"])
-    parser.add_argument("--quality", type=int, default=defaults["quality"], help="of jpeg")
+    parser.add_argument(
+        "--quality", type=int, default=defaults["quality"], help="quality of jpeg files, 1 to 100"
+    )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a CPU core")
-    parser.add_argument("--skip-corrupt", action="store_true", help="leave out what is unusable")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="number of processes; 0 (default): one per CPU core"
+    )
+    parser.add_argument(
+        "--skip-corrupt", action="store_true", help="leave out images that cannot be used"
+    )
     arguments = vars(parser.parse_args(argv[1:]))
     arguments["splits"] = tuple(arguments["splits"])
     settings = preparation.Settings(
@@ -65,8 +75,8 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Runs; what a user can mend is told in one sentence, without a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up like Ctrl-C
+    """Runs the tool; prints errors that a user can fix as one sentence, without a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to clean up as after Ctrl-C
     try:
         command_line.run_tool(run)
     except KeyboardInterrupt:

@@ -1,13 +1,14 @@
-"""The largest distance between two images of a data set: the sigma_max of a VE model.
+"""Computes the largest distance between two images of a data set: the sigma_max of a VE model.
 
 python -m tools.sigma_max --config configs/ve/mnist.py
 python -m tools.sigma_max FOLDER --size 64
 
-The first takes data set, resolution and range of the data from the config; single fields are set
-with --config.SECTION.FIELD=VALUE. The second takes a folder or .zip of images, brings their middle
-square to a size, and has the range [0, 1]. Random flips and dequantisation are left out. The result
-is exact, by comparing all pairs that can be the farthest, and needs memory for the pixels, a byte
-each, up to 4 GiB; what is larger is read again and again.
+The first command takes data set, resolution and range of the data from the config; single fields
+are set with --config.SECTION.FIELD=VALUE. The second command takes a folder or .zip of images,
+scales the central square of each to --size, and uses the range [0, 1]. Random flips and
+dequantisation are left out. The result is exact, because every pair that may be the farthest is
+compared. Pixels are kept in memory, one byte each, if they fit into 4 GiB; a larger data set is
+read several times.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 
 
 def run(argv: list[str]) -> None:
-    """Computes, and prints what was found."""
+    """Computes the distance, and prints it."""
     parser = command_line.Parser(
         "python -m tools.sigma_max",
         description=__doc__,
@@ -36,24 +37,26 @@ def run(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("folder", nargs="?", help="a folder or .zip of images")
-    parser.add_argument("--size", type=int, help="of the images in FOLDER, in pixels")
-    parser.add_argument("--channels", type=int, default=3, help="of the images in FOLDER: 3 or 1")
+    parser.add_argument("--size", type=int, help="size in pixels for the images in FOLDER")
+    parser.add_argument(
+        "--channels", type=int, default=3, help="channels for the images in FOLDER: 3 or 1"
+    )
     parser.add_argument("--config", help="the experiment, as in main.py")
-    parser.add_argument("--data-dir", help="where its data is: data.dir of the config")
-    parser.add_argument("--max-images", type=int, help="compare only so many, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw")
+    parser.add_argument("--data-dir", help="location of the data: data.dir of the config")
+    parser.add_argument(
+        "--max-images", type=int, help="compare at most this many images, drawn at random"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draw")
     arguments, fields = parser.parse_known_args(argv[1:])
     if (arguments.folder is None) == (arguments.config is None):
         raise ValueError("give either --config CONFIG, or FOLDER and --size; see --help")
     if arguments.config is not None:
         source, width = _configured(arguments.config, arguments.data_dir, fields)
     elif fields or arguments.data_dir or (arguments.size or 0) < 1:
-        raise ValueError("with FOLDER give --size, 1 or more pixels, and nothing of a config")
+        raise ValueError("with FOLDER give --size, 1 or more pixels, and no options of a config")
     else:
-        source, width = (
-            images.load(arguments.folder, "train", arguments.size, arguments.channels),
-            1,
-        )
+        source = images.load(arguments.folder, "train", arguments.size, arguments.channels)
+        width = 1
     from scorax.data_sources import distances
 
     found = distances.farthest_pair(source, arguments.max_images, arguments.seed, _progress)
@@ -71,7 +74,7 @@ def _configured(path: str, data_dir: str | None, fields: list[str]) -> tuple[Any
     """Returns the training data of a config and the width of the model's range."""
     config_flags.DEFINE_config_file("config")
     command_line.parse(["", f"--config={path}", *fields], base.get_config())
-    from scorax import datasets  # after the flags: --help needs no JAX
+    from scorax import datasets  # imported late, so that --help does not load JAX
 
     config = flags.FLAGS.config
     config.data.dir = config.data.dir if data_dir is None else data_dir
@@ -80,7 +83,7 @@ def _configured(path: str, data_dir: str | None, fields: list[str]) -> tuple[Any
 
 
 def main() -> None:
-    """Runs; what a user can mend is told in one sentence, without a traceback."""
+    """Runs the tool; prints errors that a user can fix as one sentence, without a traceback."""
     command_line.run_tool(run)
 
 
