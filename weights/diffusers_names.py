@@ -1,8 +1,9 @@
 """NCSN++ as the `UNet2DModel` of the diffusers library: its config and the names of its arrays.
 
-Only one family of networks exists in both: the NCSN++ with skip connections through both pyramids,
-which was trained on images of 256 pixels and more (`google/ncsnpp-*`). Layouts are PyTorch's, and
-those of score_sde_pytorch but for attention, whose matrices are transposed.
+Only one family of networks exists both here and in diffusers: the NCSN++ with skip connections
+through both pyramids, which was trained on images of 256 pixels and more (`google/ncsnpp-*`). Its
+arrays have the same layouts as in score_sde_pytorch, except that the matrices of attention are
+transposed.
 """
 
 import math
@@ -19,8 +20,8 @@ from scorax.weights.state_dicts import (
     to_torch_state_dict,
 )
 
-_NORM_GROUPS = 32  # of the attention at a level, whatever its width
-# Fields of a config that describe the one family, with their values there.
+_NORM_GROUPS = 32  # groups of the norms in attention, at every width
+# Fields of a config that describe this family, with the values that they must have.
 _FAMILY = {
     "model.name": ("ncsnpp",),
     "model.resblock_type": ("biggan",),
@@ -38,12 +39,16 @@ _FAMILY = {
     "training.sde": ("vesde",),
     "data.centered": (False,),
 }
-# Fields that files of 2022 lack; the library's own defaults are then those of the family.
+# Fields that files of 2022 lack. The defaults of diffusers are then the values of this family.
 _LATER_FIELDS = (
-    *("add_attention", "attn_norm_num_groups", "class_embed_type", "downsample_type"),
-    *("resnet_time_scale_shift", "upsample_type"),
+    "add_attention",
+    "attn_norm_num_groups",
+    "class_embed_type",
+    "downsample_type",
+    "resnet_time_scale_shift",
+    "upsample_type",
 )
-_MODULES = (  # ours -> theirs, where {0} is a level and {up} its place on the way up
+_MODULES = (  # our name -> name in diffusers; {0} is a level, {up} its index on the way up
     (r"time_fourier", "time_proj"),
     (r"time_dense_0", "time_embedding.linear_1"),
     (r"time_dense_1", "time_embedding.linear_2"),
@@ -62,40 +67,33 @@ _MODULES = (  # ours -> theirs, where {0} is a level and {up} its place on the w
     (r"up_(\d+)_out_norm", "up_blocks.{up}.skip_norm"),
     (r"up_(\d+)_out_conv", "up_blocks.{up}.skip_conv"),
 )
-_LAYERS = {
-    **{"norm_0": "norm1", "conv_0": "conv1", "temb": "time_emb_proj", "norm_1": "norm2"},
-    **{"conv_1": "conv2", "shortcut": "conv_shortcut"},
-    **{"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"},
+_LAYERS = {  # our name -> name in diffusers
+    "norm_0": "norm1",
+    "conv_0": "conv1",
+    "temb": "time_emb_proj",
+    "norm_1": "norm2",
+    "conv_1": "conv2",
+    "shortcut": "conv_shortcut",
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "out": "to_out.0",
 }
+# older name in diffusers -> current name
 _OLD_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def get_unet_config(config: Any) -> dict[str, Any]:
-    """The config of the `UNet2DModel` that is the configured network.
+    """Returns the config of the `UNet2DModel` that equals the configured network.
 
     Raises:
-      ValueError: if there is none, naming the fields.
+      ValueError: if diffusers has no such network; the message names the fields that differ.
     """
+    _check_family(config)
     model, size = config.model, config.data.image_size
-    values = {key: config[key.split(".")[0]][key.split(".")[1]] for key in _FAMILY}
-    wrong = [
-        f"{key}={value!r} (there {_FAMILY[key][0]!r})"
-        for key, value in values.items()
-        if value not in _FAMILY[key]
-    ]
-    if model.ch_mult[0] != 1:
-        wrong.append(f"model.ch_mult={model.ch_mult} (there it starts with 1)")
     widths = [model.nf * m for m in model.ch_mult]
-    attend = [size // 2**i in model.attn_resolutions for i in range(len(widths))]
-    narrow = [w for w, a in zip(widths, attend, strict=True) if a and w < 4 * _NORM_GROUPS]
-    if narrow:
-        wrong.append(f"attention at {narrow[0]} channels (there at {4 * _NORM_GROUPS} or more)")
-    if wrong:
-        raise ValueError(
-            "diffusers has no network that equals this config's; UNet2DModel is the NCSN++ with "
-            f"skip connections through both pyramids, and differs in {'; '.join(wrong)}"
-        )
-    kinds = ["AttnSkip" if a else "Skip" for a in attend]
+    kinds = ["AttnSkip" if a else "Skip" for a in _levels_with_attention(config)]
     return {
         "_class_name": "UNet2DModel",
         "act_fn": "silu",
@@ -122,11 +120,39 @@ def get_unet_config(config: Any) -> dict[str, Any]:
     }
 
 
+def _levels_with_attention(config: Any) -> list[bool]:
+    size, model = config.data.image_size, config.model
+    return [size // 2**i in model.attn_resolutions for i in range(len(model.ch_mult))]
+
+
+def _check_family(config: Any) -> None:
+    """Raises ValueError unless diffusers has the configured network."""
+    model = config.model
+    values = {key: config[key.split(".")[0]][key.split(".")[1]] for key in _FAMILY}
+    wrong = [
+        f"{key}={value!r} (there {_FAMILY[key][0]!r})"
+        for key, value in values.items()
+        if value not in _FAMILY[key]
+    ]
+    if model.ch_mult[0] != 1:
+        wrong.append(f"model.ch_mult={model.ch_mult} (there it starts with 1)")
+    widths = [model.nf * m for m in model.ch_mult]
+    attend = _levels_with_attention(config)
+    narrow = [w for w, a in zip(widths, attend, strict=True) if a and w < 4 * _NORM_GROUPS]
+    if narrow:
+        wrong.append(f"attention at {narrow[0]} channels (there at {4 * _NORM_GROUPS} or more)")
+    if wrong:
+        raise ValueError(
+            "diffusers has no network that equals this config's; UNet2DModel is the NCSN++ with "
+            f"skip connections through both pyramids, which differs in {'; '.join(wrong)}"
+        )
+
+
 def check_unet_config(found: Mapping[str, Any], config: Any) -> None:
-    """Compares a directory's `config.json` with the configured network.
+    """Compares the `config.json` of a directory with the configured network.
 
     Raises:
-      ValueError: listing what differs.
+      ValueError: if they differ; the message lists the differences.
     """
     wanted = get_unet_config(config)
     found = {key: wanted[key] for key in _LATER_FIELDS} | dict(found)
@@ -140,13 +166,13 @@ def check_unet_config(found: Mapping[str, Any], config: Any) -> None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(b, float):  # some files have the root of two with ten digits
+    if isinstance(b, float):  # some files give the root of two to ten digits
         return isinstance(a, int | float) and math.isclose(a, b, rel_tol=1e-9)
     return a == b
 
 
 def from_diffusers_state_dict(state_dict: Mapping[str, np.ndarray], config: Any) -> dict:
-    """Converts the arrays of a `UNet2DModel`, which may have the older names of attention.
+    """Converts the arrays of a `UNet2DModel`; attention may have its older names.
 
     Args:
       state_dict: names to arrays.
@@ -156,7 +182,7 @@ def from_diffusers_state_dict(state_dict: Mapping[str, np.ndarray], config: Any)
       The parameter tree of the network, float32.
 
     Raises:
-      ValueError: if names are missing or left over, or shapes differ, listing them.
+      ValueError: if names are missing or left over, or shapes differ; the message lists them.
     """
     arrays = {_new_name(name): value for name, value in state_dict.items()}
     copy = arrays.pop("time_proj.W", None)  # older files have the frequencies twice
@@ -173,7 +199,7 @@ def from_diffusers_state_dict(state_dict: Mapping[str, np.ndarray], config: Any)
 
 
 def to_diffusers_state_dict(params: Mapping, config: Any) -> dict[str, np.ndarray]:
-    """The arrays of a `UNet2DModel` for parameters of ours.
+    """Converts our parameters to the arrays of a `UNet2DModel`.
 
     Args:
       params: the parameter tree of the network.
@@ -183,9 +209,9 @@ def to_diffusers_state_dict(params: Mapping, config: Any) -> dict[str, np.ndarra
       Names to float32 arrays.
 
     Raises:
-      ValueError: if diffusers has no such network, or the tree is not that of the config.
+      ValueError: if diffusers has no such network, or the tree does not match the config.
     """
-    get_unet_config(config)
+    _check_family(config)
     torch = to_torch_state_dict(params, config)
     return {
         name: np.ascontiguousarray(_switch(source, torch[source]))
@@ -194,13 +220,13 @@ def to_diffusers_state_dict(params: Mapping, config: Any) -> dict[str, np.ndarra
 
 
 def _names(config: Any) -> dict[str, str]:
-    """The network's arrays: names in diffusers -> names in score_sde_pytorch."""
+    """Returns the names of the network's arrays: in diffusers -> in score_sde_pytorch."""
     levels = len(config.model.ch_mult)
     return {_name(path, levels): a.torch for path, a in published_names(config).items()}
 
 
 def _name(path: Path, levels: int) -> str:
-    """The name in diffusers of a parameter of ours."""
+    """Returns the name in diffusers of one of our parameters."""
     module, *layers, leaf = path
     for pattern, theirs in _MODULES:
         if match := re.fullmatch(pattern, module):
@@ -212,11 +238,11 @@ def _name(path: Path, levels: int) -> str:
 
 
 def _new_name(name: str) -> str:
-    """Today's name of an array, of which attention had others."""
+    """Returns the current name of an array, which may be an older name of attention."""
     *parts, layer, leaf = name.split(".")
     return ".".join([*parts, _OLD_LAYERS.get(layer, layer), leaf]) if parts else name
 
 
 def _switch(torch_name: str, value: np.ndarray) -> np.ndarray:
-    """Transposes the matrices that one side keeps as (in, out) and the other as (out, in)."""
+    """Transposes matrices that score_sde_pytorch has as (in, out) and diffusers as (out, in)."""
     return value.T if torch_name.endswith(".W") else value

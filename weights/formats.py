@@ -1,7 +1,7 @@
-"""Files of weights: their formats told apart by content; safetensors, msgpack, directories.
+"""Files of weights: detects formats by content; reads and writes safetensors, msgpack, folders.
 
-This is about arrays and their names; what they mean is not known here. Files appear under their
-name when they are complete.
+This module handles arrays and their names, and does not interpret them. Files appear under their
+final name only when they are complete.
 """
 
 import json
@@ -18,7 +18,7 @@ import safetensors.numpy
 from scorax.weights import torch_files
 
 Arrays = dict[str, np.ndarray]
-# format -> what it is called in messages
+# format -> its name in messages
 FORMATS = {
     "torch": "a .pth of score_sde_pytorch",
     "flax": "a checkpoint_N of score_sde (msgpack)",
@@ -26,16 +26,16 @@ FORMATS = {
     "safetensors": "a .safetensors file",
     "weights": "a directory of exported weights",
 }
-_MAX_HEADER = 100_000_000  # bytes of JSON in a safetensors file, whose length comes before it
-_UNET = "diffusion_pytorch_model"  # name of the arrays of a model of diffusers, without suffix
-_EXPORTED = "model.safetensors"  # name of the arrays of exported weights
+_MAX_HEADER = 100_000_000  # largest number of bytes of the JSON header of a safetensors file
+_UNET = "diffusion_pytorch_model"  # file name of the arrays of a diffusers model, without suffix
+_EXPORTED = "model.safetensors"  # file name of the arrays of exported weights
 
 
 def detect(path: str | os.PathLike) -> str:
-    """Which of `FORMATS` a file or directory has, by what is in it.
+    """Returns which of `FORMATS` a file or directory has, according to its content.
 
     Raises:
-      ValueError: if it is none of them, or not there.
+      ValueError: if the format is unknown, or there is no such file.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -65,7 +65,7 @@ def detect(path: str | os.PathLike) -> str:
 
 
 def read_msgpack(path: str | os.PathLike) -> dict[str, Any]:
-    """The nested dict in a file that `flax.serialization.to_bytes` made.
+    """Returns the nested dict in a file that `flax.serialization.to_bytes` made.
 
     Raises:
       ValueError: if the file is damaged.
@@ -79,7 +79,7 @@ def read_msgpack(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
-    """Arrays and metadata of a safetensors file.
+    """Returns the arrays and metadata of a safetensors file.
 
     Raises:
       ValueError: if the file is damaged.
@@ -94,7 +94,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
 def write_safetensors(
     path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a safetensors file; its metadata say that layouts are PyTorch's."""
+    """Writes a safetensors file; its metadata declare PyTorch's layouts, unless given otherwise."""
     path = os.fspath(path)
     partial = f"{path}.partial"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -107,9 +107,9 @@ def write_safetensors(
 
 
 def read_diffusers(path: str | os.PathLike) -> tuple[dict, Arrays, dict[str, str]]:
-    """Config, arrays and metadata of a model of diffusers, or of the model in a pipeline's folder.
+    """Returns config, arrays and metadata of a diffusers model, or of the model in a pipeline.
 
-    Arrays are those of the safetensors file or else those of the older .bin.
+    Arrays are read from the safetensors file or, if there is none, from the older .bin file.
 
     Raises:
       ValueError: if a file is missing or damaged.
@@ -130,10 +130,10 @@ def write_diffusers(
     arrays: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes a directory of diffusers, which must not exist.
+    """Writes a directory in the format of diffusers.
 
     Args:
-      path: of the directory.
+      path: the directory, which must not exist.
       files: names of JSON files to their contents.
       arrays, metadata: see `write_safetensors`.
     """
@@ -141,12 +141,12 @@ def write_diffusers(
 
 
 def is_exported(path: str | os.PathLike) -> bool:
-    """Whether there are exported weights in a directory."""
+    """Returns whether a directory holds exported weights."""
     return os.path.isfile(os.path.join(path, _EXPORTED))
 
 
 def read_exported(path: str | os.PathLike) -> tuple[dict, Arrays, dict[str, str]]:
-    """Config, arrays and metadata of exported weights.
+    """Returns config, arrays and metadata of exported weights.
 
     Raises:
       ValueError: if a file is missing or damaged.
@@ -164,8 +164,8 @@ def write_exported(
     """Writes a directory of exported weights, `config.json` and `model.safetensors`.
 
     Args:
-      path: of the directory, which must not exist.
-      config: that they were trained with.
+      path: the directory, which must not exist.
+      config: the config that the network was trained with.
       arrays, metadata: see `write_safetensors`.
     """
     _write_folder(path, {"config.json": config}, _EXPORTED, arrays, metadata)
@@ -187,7 +187,7 @@ def _write_folder(
     arrays: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
-    """JSON files and a safetensors file of that name, in a directory that appears whole."""
+    """Writes JSON files and the safetensors file `name` to a new directory, atomically."""
     path = os.path.abspath(path)
     partial = f"{path}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -203,7 +203,7 @@ def _write_folder(
 
 
 def _model_folder(path: str) -> str:
-    """The folder of the model: in pipelines it may be one below."""
+    """Returns the folder of the model, which in a pipeline may be the subfolder `unet`."""
     below = os.path.join(path, "unet")
     return below if os.path.isdir(below) else path
 

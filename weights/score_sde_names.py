@@ -1,9 +1,10 @@
-"""Names of the published networks' arrays: ours, those of score_sde_pytorch and those of score_sde.
+"""Names of the arrays of published networks: here, in score_sde_pytorch and in score_sde.
 
-Parameters here are named by place. score_sde_pytorch numbers the modules of a U-Net in the order of
-their construction (`all_modules.4.Conv_0.weight`) and names those of a RefineNet by attribute;
-score_sde numbers the modules of each class (`ResnetBlockBigGANpp_0/Conv_0/kernel`). `get_layers`
-walks a network once, in the order of PyTorch's state dict, and says all three.
+Here, parameters are named by their place in the network. score_sde_pytorch numbers the modules of a
+U-Net in the order of their construction (`all_modules.4.Conv_0.weight`), and names the modules of a
+RefineNet by attribute. score_sde numbers the modules of each class separately
+(`ResnetBlockBigGANpp_0/Conv_0/kernel`). `get_layers` walks through a network once, in the order of
+PyTorch's state dict, and gives all three names.
 """
 
 from collections import Counter
@@ -18,10 +19,10 @@ from scorax.models.ncsnv2 import NCSNv2
 
 
 class Leaf(NamedTuple):
-    """An array of a layer: its name there, and the order in which PyTorch's axes stand here.
+    """An array of a layer: its names in PyTorch and Flax, and the order of PyTorch's axes here.
 
-    Four axes stand for a convolution kernel OIHW, which is HWIO here and in Flax; a 1x1 kernel
-    loses H and W here.
+    Four axes belong to a convolution kernel, which is OIHW in PyTorch and HWIO here and in Flax;
+    here a 1x1 kernel has no H and W.
     """
 
     torch: str
@@ -30,10 +31,10 @@ class Leaf(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A layer with parameters: where it is, and its arrays by our names.
+    """A layer with parameters: its names, and its arrays under our names.
 
-    `ours` has the names of the modules from the outside in; `torch` ends with a dot and `flax`
-    with a slash.
+    `ours` lists the names of the modules from the outermost to the innermost. `torch` ends with a
+    dot, and `flax` with a slash.
     """
 
     ours: tuple[str, ...]
@@ -42,14 +43,14 @@ class Layer(NamedTuple):
     leaves: Mapping[str, Leaf]
 
     def inside(self, ours: str, torch: str, flax: str) -> "Layer":
-        """The same layer, seen from outside a module of these names."""
+        """Returns the layer with names that include an outer module of these names."""
         return Layer((ours, *self.ours), torch + self.torch, flax + self.flax, self.leaves)
 
 
 class Module(NamedTuple):
     """A module of a published U-Net: our name, the Flax class, and its layers.
 
-    The pyramids' resampling without a convolution is a numbered module in Flax, not in PyTorch.
+    Resampling of a pyramid without a convolution is a numbered module in Flax, but not in PyTorch.
     """
 
     ours: str
@@ -77,11 +78,11 @@ _NORMS = {
 
 
 def get_layers(network: nn.Module, image_size: int) -> Iterator[Layer]:
-    """The layers of a published network that may have parameters, in the order of PyTorch.
+    """Yields the layers of a published network that may have parameters, in PyTorch's order.
 
     Args:
       network: the module, without parameters.
-      image_size: pixels; decides where a U-Net has attention.
+      image_size: image size in pixels, which decides where a U-Net has attention.
 
     Raises:
       ValueError: for a network that score_sde does not have.
@@ -93,7 +94,7 @@ def get_layers(network: nn.Module, image_size: int) -> Iterator[Layer]:
     else:
         raise ValueError(
             f"score_sde has no network like {type(network).__name__}, and no names for its "
-            "parameters; set model.name to one that it has, such as 'ncsnpp' or 'ddpm'"
+            "parameters; set model.name to a network of score_sde, such as 'ncsnpp' or 'ddpm'"
         )
 
 
@@ -108,17 +109,17 @@ def _numbered(modules: Iterator[Module]) -> Iterator[Layer]:
 
 
 def _layer(ours: str, name: str, leaves: Mapping[str, Leaf]) -> Layer:
-    """A layer that PyTorch and Flax call the same."""
+    """Returns a layer that has the same name in PyTorch and Flax."""
     return Layer((ours,), f"{name}.", f"{name}/", leaves)
 
 
 def _whole(ours: str, flax: str, leaves: Mapping[str, Leaf]) -> Module:
-    """A module that is itself one layer."""
+    """Returns a module that consists of one layer."""
     return Module(ours, flax, (Layer((), "", "", leaves),))
 
 
 def _unet_modules(network: NCSNpp | DDPM, image_size: int) -> Iterator[Module]:
-    """NCSN++, DDPM++ and DDPM in the order of `all_modules`."""
+    """Yields the modules of NCSN++, DDPM++ and DDPM in the order of `all_modules`."""
     levels = len(network.ch_mult)
     attend = [image_size // 2**i in network.attn_resolutions for i in range(levels)]
     parts = _UNetParts(network)
@@ -152,7 +153,7 @@ def _unet_modules(network: NCSNpp | DDPM, image_size: int) -> Iterator[Module]:
 
 
 class _UNetParts:
-    """The modules that a U-Net repeats, as its switches make them."""
+    """The repeated modules of a U-Net, according to its settings."""
 
     def __init__(self, network: NCSNpp | DDPM) -> None:
         pp = isinstance(network, NCSNpp)
@@ -162,18 +163,23 @@ class _UNetParts:
         self.progressive = network.progressive if pp else "none"
         self.progressive_input = network.progressive_input if pp else "none"
         self.norm, self.norm_leaves = _NORMS["GroupNorm" if pp else network.normalization]
-        fir = pp and network.fir
-        self.resampling = _layer("conv", *(("Conv2d_0", _FIR) if fir else ("Conv_0", _CONV)))
+        if pp and network.fir:
+            self.resampling = _layer("conv", "Conv2d_0", _FIR)
+        else:
+            self.resampling = _layer("conv", "Conv_0", _CONV)
 
     def block(self, ours: str) -> Module:
-        shortcut = ("NIN_0", _NIN) if self.ddpm else ("Conv_2", _CONV)
+        if self.ddpm:
+            shortcut = _layer("shortcut", "NIN_0", _NIN)
+        else:
+            shortcut = _layer("shortcut", "Conv_2", _CONV)
         layers = (
             _layer("norm_0", f"{self.norm}_0", self.norm_leaves),
             _layer("conv_0", "Conv_0", _CONV),
             _layer("temb", "Dense_0", _DENSE),
             _layer("norm_1", f"{self.norm}_1", self.norm_leaves),
             _layer("conv_1", "Conv_1", _CONV),
-            _layer("shortcut", *shortcut),
+            shortcut,
         )
         kind = "DDPM" if self.ddpm else "BigGAN"
         return Module(ours, f"ResnetBlock{kind}{self.suffix}", layers)
@@ -208,14 +214,14 @@ class _UNetParts:
 
 
 def _refinenet_layers(network: NCSNv2) -> Iterator[Layer]:
-    """NCSN and NCSNv2, in the order of PyTorch's attributes."""
+    """Yields the layers of NCSN and NCSNv2 in the order of PyTorch's attributes."""
     norm, leaves = _NORMS[network.normalization]
     if network.conditional:
         norm, leaves = f"Conditional{norm}", _EMBED
     block = "ConditionalResidualBlock" if network.conditional else "ResidualBlock"
     prefix = "Cond" if network.conditional else ""
     depth = len(network.stages)
-    # PyTorch has the number 31 for what only the deepest network has, on the way down and up.
+    # PyTorch uses the number 31 for the stage that only the deepest network has, down and up.
     down = ("1", "2", "3", "31", "4", "5") if depth == 6 else tuple("12345")
     up = ("1", "2", "31", "3", "4", "5") if depth == 6 else tuple("12345")
     yield Layer(("conv_in",), "begin_conv.", "Conv_0/", _CONV)

@@ -1,7 +1,8 @@
-"""Weights of the published networks, as parameters of the networks here, and back.
+"""Converts weights of published networks to parameters of the networks here, and back.
 
-`published_names` is the one table: it gives each of our parameters its name in score_sde_pytorch
-and in score_sde, and its layout there. `score_sde_names` has the names. Arrays are float32.
+All conversions use one table, `published_names`, which gives for each of our parameters its name in
+score_sde_pytorch and in score_sde, and its layout. The names come from `score_sde_names`. Arrays
+are float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,13 +22,13 @@ Path = tuple[str, ...]
 
 
 class PublishedArray(NamedTuple):
-    """Where an array is in the published trees.
+    """Names and layouts of one array.
 
     Attributes:
       torch: name in the state dict of score_sde_pytorch, without the prefix `module.`.
       flax: path in the parameter tree of score_sde, joined by slashes.
       axes: `torch_array.transpose(axes)` has our order of axes.
-      shape: ours.
+      shape: shape of our array.
     """
 
     torch: str
@@ -36,34 +37,34 @@ class PublishedArray(NamedTuple):
     shape: tuple[int, ...]
 
     def from_torch(self, value: np.ndarray) -> np.ndarray | None:
-        """A PyTorch array in our layout, or None if its shape does not fit."""
+        """Returns a PyTorch array in our layout, or None if its shape does not match."""
         if value.ndim != len(self.axes):
             return None
         return self.fit(value.transpose(self.axes))
 
     def fit(self, value: np.ndarray) -> np.ndarray | None:
-        """A Flax array with our axes, or None if its shape does not fit.
+        """Returns a Flax array in our shape, or None if its shape does not match.
 
-        Kernels of 1x1 convolutions, and norms in older files, lead with axes of length one.
+        Kernels of 1x1 convolutions, and norms in older files, have leading axes of length one.
         """
         leading = (1,) * (value.ndim - len(self.shape))
         return value.reshape(self.shape) if value.shape == leading + self.shape else None
 
     def to_torch(self, value: np.ndarray) -> np.ndarray:
-        """An array of ours in PyTorch's layout."""
+        """Returns one of our arrays in PyTorch's layout."""
         leading = (1,) * (len(self.axes) - value.ndim)
         value = value.reshape(leading + value.shape).transpose(np.argsort(self.axes))
         return np.ascontiguousarray(value)
 
 
 def published_names(config: ml_collections.ConfigDict) -> dict[Path, PublishedArray]:
-    """All parameters of the configured network, by path, in the order of PyTorch's state dict.
+    """Returns all parameters of the configured network by path, in PyTorch's order.
 
     Args:
       config: describes the network.
 
     Raises:
-      ValueError: if it describes none.
+      ValueError: if score_sde has no such network.
     """
     network, size = get_model(config), config.data.image_size
     shapes = _shapes(network, size, config.data.num_channels)
@@ -102,7 +103,7 @@ def from_flax_params(tree: Mapping, config: ml_collections.ConfigDict) -> dict:
     """Converts a parameter tree of score_sde.
 
     Args:
-      tree: nested dicts with the original names, without a level "params" around them.
+      tree: nested dicts with the original names, without the outer level "params".
       config: describes the network.
 
     Returns:
@@ -119,17 +120,17 @@ def from_flax_params(tree: Mapping, config: ml_collections.ConfigDict) -> dict:
 def to_torch_state_dict(
     params: Mapping, config: ml_collections.ConfigDict
 ) -> dict[str, np.ndarray]:
-    """The state dict of score_sde_pytorch for parameters of ours, without its buffer `sigmas`.
+    """Converts our parameters to a state dict of score_sde_pytorch, without its buffer `sigmas`.
 
     Args:
       params: the parameter tree of the network.
       config: describes the network.
 
     Returns:
-      Names (without the prefix `module.`) to float32 arrays, in the order of PyTorch.
+      Names (without the prefix `module.`) to float32 arrays, in PyTorch's order.
 
     Raises:
-      ValueError: if the tree is not that of the configured network, listing what differs.
+      ValueError: if the tree does not match the configured network; the message lists what differs.
     """
     names = published_names(config)
     ours = {path: (".".join(path), a.fit) for path, a in names.items()}
@@ -140,7 +141,16 @@ def to_torch_state_dict(
 def _collect(
     what: str, arrays: Mapping[str, np.ndarray], wanted: Mapping[Path, tuple[str, Callable]]
 ) -> dict:
-    """The tree of the wanted arrays: our path -> (name in `arrays`, layout there -> ours)."""
+    """Returns the tree of the wanted arrays.
+
+    Args:
+      what: what `arrays` is, for messages.
+      arrays: arrays under published names.
+      wanted: our path -> (name in `arrays`, function from the layout there to ours).
+
+    Raises:
+      ValueError: if arrays are missing, left over or of another shape.
+    """
     left_over = dict(arrays)
     leaves, missing, misshapen = {}, [], []
     for path, (name, read) in wanted.items():
@@ -159,7 +169,7 @@ def _collect(
 
 
 def _shapes(network: nn.Module, size: int, channels: int) -> dict[Path, tuple[int, ...]]:
-    """The shapes of the network's parameters, by path."""
+    """Returns the shapes of the network's parameters, by path."""
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.float32)
     params = jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]

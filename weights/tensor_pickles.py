@@ -1,9 +1,9 @@
-"""Runs the pickles in files of PyTorch, which can build data here and nothing else.
+"""Runs the pickles in PyTorch files in a way that lets them build data and do nothing else.
 
-A pickle is a program for a stack machine. `Machine` knows the opcodes that data needs, and where
-the program calls a function it looks in `_CONSTRUCTORS`: tensors, ordered dicts, NumPy scalars. No
-name is ever imported or looked up as an attribute, so there is nothing that a file could reach;
-what is not in the tables is an error that names it.
+A pickle is a program for a stack machine. `Machine` implements only the opcodes that data needs. A
+function that the program calls must be in `_CONSTRUCTORS`: tensors, ordered dicts, NumPy scalars.
+No name is ever imported or looked up as an attribute, so a file cannot reach any other code. An
+opcode or name that is not in the tables is an error, and the message names it.
 """
 
 import dataclasses
@@ -17,8 +17,15 @@ from jax.numpy import bfloat16
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = (
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINBYTES",
+    "SHORT_BINBYTES",
 )
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -35,7 +42,7 @@ _STORAGES = {
     "torch BoolStorage": np.dtype(np.bool_),
 }
 _SCALARS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-_MAX_DIMS = 64  # of a NumPy array
+_MAX_DIMS = 64  # largest number of dimensions of a NumPy array
 _REFUSED = (
     "which is neither tensor, ordered dict nor NumPy scalar; a file that holds more than data "
     "could run code and is not read"
@@ -45,12 +52,12 @@ StorageFn = Callable[[str, np.dtype, int], np.ndarray]  # (key, dtype, n) -> (n,
 
 
 class TorchFileError(ValueError):
-    """A file that is damaged, that PyTorch did not write, or that holds more than data."""
+    """A file is damaged, was not written by PyTorch, or holds more than data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-    """A name, "module name", which stands for itself until something is done with it."""
+    """A name, "module name", that is never imported; some opcodes compare it with the tables."""
 
     name: str
 
@@ -71,14 +78,14 @@ class _ScalarType:
 
 
 class Machine:
-    """Runs pickles, one after the other."""
+    """A stack machine that runs pickles, one after the other."""
 
     def __init__(self, storage_fn: StorageFn | None = None) -> None:
         """Makes a machine.
 
         Args:
-          storage_fn: gives the memory that tensors are parts of, by its key, dtype and number of
-            elements, and checks that the file has as many; None where there are no tensors.
+          storage_fn: returns the storage (memory of tensors) with a key, a dtype and a number of
+            elements, after checking that the file has that many; None if there are no tensors.
         """
         self._storage_fn = storage_fn
         self._storages: dict[str, _Storage] = {}
@@ -91,11 +98,11 @@ class Machine:
           tensors, and NumPy scalars.
 
         Raises:
-          TorchFileError: if the pickle asks for more than data.
-          ValueError, LookupError, OverflowError: if it is damaged.
+          TorchFileError: if the pickle does more than build data.
+          ValueError, LookupError, OverflowError: if the pickle is damaged.
         """
         self._stack: list = []
-        self._below: list[list] = []  # the stacks under the marks
+        self._below: list[list] = []  # the stacks below the marks
         memo: dict[int, Any] = {}
         for opcode, argument, _ in pickletools.genops(file):
             name, stack = opcode.name, self._stack
@@ -177,7 +184,7 @@ class Machine:
     def _build(self, _: None) -> None:
         match self._stack.pop(), self._stack[-1]:
             case dict(state), dict() if set(state) <= {"_metadata"}:
-                pass  # versions of the modules of a state dict
+                pass  # versions of the modules in a state dict, which are not needed
             case (3, "<" | ">" | "|" as order, None, None, None, -1, -1, 0), _ScalarType() as dtype:
                 dtype.order = order
             case _:
@@ -204,7 +211,7 @@ class Machine:
 
 
 def _tensor(arguments: tuple) -> np.ndarray:
-    """`torch._utils._rebuild_tensor_v2`: a part of a storage."""
+    """`torch._utils._rebuild_tensor_v2`: returns a view of a storage."""
     match arguments:
         case (_Storage(storage), int(offset), tuple(shape), tuple(strides), bool(), dict(), *_):
             numbers = (offset, *shape, *strides)
@@ -258,7 +265,7 @@ def _scalar(arguments: tuple) -> np.generic:
 
 
 def _bytes(arguments: tuple) -> bytes:
-    """`codecs.encode(text, "latin1")`: how the second pickle protocol writes bytes."""
+    """`codecs.encode(text, "latin1")`, the form of bytes in pickle protocol 2."""
     match arguments:
         case (str(text), "latin1"):
             return text.encode("latin1")

@@ -1,8 +1,8 @@
-"""Reads what `torch.save` wrote, without torch and without running what the file says.
+"""Reads files that `torch.save` wrote, without PyTorch and without running code in the file.
 
-Both containers are read: the zip archive of PyTorch 1.6 and later, and the older file of several
-pickles in a row. A file declares sizes before it shows data; each is held to what the file really
-has, so that no small file can ask for much memory.
+Both containers are supported: the zip archive of PyTorch 1.6 and later, and the older file of
+several pickles in a row. A file declares the sizes of its data; each declared size is compared with
+the size of the file, so that a small file cannot claim a lot of memory.
 """
 
 import io
@@ -18,11 +18,16 @@ import numpy as np
 from scorax.weights.tensor_pickles import Machine, TorchFileError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older container
-_VERSION = 1001  # second pickle of it
-# What zipfile, struct, pickletools and the machine raise for a file cut short or changed.
+_VERSION = 1001  # second pickle of the older container
+# Raised by zipfile, struct, pickletools and `Machine` for a truncated or changed file.
 _DAMAGE = (
-    *(ValueError, LookupError, OverflowError, EOFError, NotImplementedError),
-    *(zipfile.BadZipFile, struct.error),
+    ValueError,
+    LookupError,
+    OverflowError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    struct.error,
 )
 
 
@@ -30,14 +35,14 @@ def load(path: str | os.PathLike) -> Any:
     """Reads a file.
 
     Args:
-      path: of a file written by `torch.save`.
+      path: a file written by `torch.save`.
 
     Returns:
-      What was saved: dicts (ordered ones too), lists, tuples, strings and numbers, with read-only
-      NumPy arrays for tensors and NumPy scalars for NumPy scalars.
+      The saved object: dicts (ordered ones too), lists, tuples, strings, numbers and NumPy scalars,
+      with read-only NumPy arrays in place of tensors.
 
     Raises:
-      TorchFileError: a ValueError, if the file is damaged, or holds more than data.
+      TorchFileError: (a ValueError) if the file is damaged or holds more than data.
     """
     try:
         with open(path, "rb") as file:
@@ -53,7 +58,7 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def _load_zip(file: BinaryIO) -> Any:
-    """The archive NAME/data.pkl, NAME/byteorder (little where it is missing), NAME/data/KEY."""
+    """Reads an archive of NAME/data.pkl, NAME/data/KEY and NAME/byteorder ("little" if missing)."""
     with zipfile.ZipFile(file) as archive:
         members = _checked_members(archive, os.fstat(file.fileno()).st_size)
         order = "little"
@@ -73,7 +78,7 @@ def _load_zip(file: BinaryIO) -> Any:
 
 
 def _checked_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members by their name below the archive's one folder."""
+    """Returns the members under their names below the single folder of the archive."""
     if not any(name.endswith("/data.pkl") for name in archive.namelist()):
         raise TorchFileError("the archive has no data.pkl, so torch.save did not write it")
     members: dict[str, zipfile.ZipInfo] = {}
@@ -97,7 +102,7 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Z
 
 
 def _load_sequence(file: BinaryIO) -> Any:
-    """Magic number, version, system, object, storage keys; then of each storage n and data."""
+    """Reads magic number, version, system, object and storage keys; then size and data of each."""
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise TorchFileError("the file is empty")
@@ -112,7 +117,7 @@ def _load_sequence(file: BinaryIO) -> Any:
         def storage(key: str, dtype: np.dtype, n: int) -> np.ndarray:
             if n * dtype.itemsize + sum(x.nbytes for x in storages.values()) > size:
                 raise TorchFileError(f"storage {key} is declared larger than the file")
-            storages[key] = np.empty(n, dtype)  # filled below: the data follows the object
+            storages[key] = np.empty(n, dtype)  # filled below, because the data follows the object
             return storages[key]
 
         value, keys = Machine(storage).run(data), Machine().run(data)
@@ -136,6 +141,6 @@ def _fill(storage: np.ndarray, key: str, data: mmap.mmap, order: str) -> None:
 
 
 def _decode(raw: bytes, dtype: np.dtype, order: str) -> np.ndarray:
-    """Bytes in a byte order as an array of the dtype: (n,)."""
+    """Converts bytes in a byte order to an array of the dtype: (n,)."""
     words = np.frombuffer(raw, f"u{dtype.itemsize}")
     return (words if order == sys.byteorder else words.byteswap()).view(dtype)
