@@ -1,7 +1,7 @@
-"""What the benchmarks share: timing in rounds, XLA's operation counts, the machine's own speed.
+"""Tools of the benchmarks: timing in rounds, XLA's operation counts, the speed of the machine.
 
-Rates are XLA's counts of floating-point operations over the time; the share is that rate over the
-rate of a large float32 matrix product measured in the same round.
+A rate is XLA's count of floating-point operations divided by the time. A share is that rate divided
+by the rate of a large float32 matrix product in the same round.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from scorax.utils.logging import versions
 
 
 class Row(NamedTuple):
-    """What is known of a call besides its time."""
+    """Properties of a call, besides its time."""
 
     flops: float
     images: int = 0
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:
-    """The config of `FILE` or `FILE:variant`."""
+    """Returns the config of `FILE` or `FILE:variant`."""
     file, _, variant = path.partition(":")
     spec = importlib.util.spec_from_file_location("config", file)
     module = importlib.util.module_from_spec(spec)
@@ -37,17 +37,17 @@ def load_config(path: str) -> ml_collections.ConfigDict:
 
 
 def compile_with_time(fn: Callable, *args: Any, **jit_options: Any) -> tuple[Any, float]:
-    """The compiled function, and the seconds that tracing and compiling took."""
+    """Returns the compiled function, and the seconds that tracing and compiling took."""
     begin = time.monotonic()
     compiled = jax.jit(fn, **jit_options).lower(*args).compile()
     return compiled, time.monotonic() - begin
 
 
 def time_in_rounds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each call in each round.
+    """Returns the seconds of each call in each round.
 
-    The calls take turns, so that a shared machine that changes its speed changes it for all of
-    them; compare within a round.
+    Every round runs all calls, so that changes in the speed of a shared machine affect all of them.
+    Times should be compared within a round.
     """
     for call in calls.values():
         jax.block_until_ready(call())
@@ -61,24 +61,24 @@ def time_in_rounds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str
 
 
 def matmul_call(size: int = 4096) -> tuple[Callable[[], Any], float]:
-    """A large float32 matrix product, and its number of floating-point operations."""
+    """Returns a large float32 matrix product, and its number of floating-point operations."""
     a = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
     return lambda: product(a), 2.0 * size**3
 
 
 def flops(fn: Callable, *args: Any) -> float:
-    """Floating-point operations of a call by XLA's own count.
+    """Returns XLA's count of the floating-point operations of a call on an accelerator.
 
-    That of an accelerator, where every gradient is a convolution: XLA counts the body of a loop
-    once, and the weight gradients of large images are a loop on CPUs.
+    The count for a CPU would be too small: XLA counts the body of a loop once, and on CPUs the
+    weight gradients of large images are a loop. On accelerators every gradient is a convolution.
     """
     lowered = jax.jit(fn).trace(*args).lower(lowering_platforms=("cuda",))
     return lowered.cost_analysis()["flops"]
 
 
 def peak_memory_gib() -> float:
-    """The largest memory so far: of this process, or on an accelerator of its device."""
+    """Returns the peak memory so far: of the accelerator or, without one, of this process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats["peak_bytes_in_use"] / 2**30
@@ -87,7 +87,7 @@ def peak_memory_gib() -> float:
 
 
 def print_table(title: str, rows: dict[str, Row], seconds: dict[str, np.ndarray]) -> None:
-    """Prints medians over the rounds as Markdown; the first row is what shares refer to."""
+    """Prints medians over the rounds as Markdown; shares refer to the first row."""
     v = versions()
     reference = next(iter(rows))
     print(

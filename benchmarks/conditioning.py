@@ -1,12 +1,13 @@
-"""How well conditional samples do what was asked, on the digits and networks that ship.
+"""How well conditional samples satisfy their condition, for the digits and networks in this repo.
 
     python -m benchmarks.conditioning --workdir runs/conditioning
 
-Classes: the share of guided samples that a classifier of clean digits, which has no part in drawing
-them, finds to be of the class asked for. Inpainting: the share of digits whose lower half was drawn
-anew that it finds to be of the class of the original, with the known pixels imposed, steered by a
-likelihood, and both. Restoration and colorization: PSNR of samples and of the measurement. The
-judge and the networks have learnt from the same 5,000 digits; photographs are of other scenes.
+The judge is a classifier of clean digits that takes no part in sampling. Classes: the share of
+guided samples that the judge assigns to the requested class. Inpainting: the share of completions
+of the lower half that the judge assigns to the class of the original, with the known pixels
+imposed, steered by a likelihood, and both. Restoration and colorization: PSNR of the samples and of
+the measurement. The judge and the networks were trained on the same 5,000 digits. The photographs
+show scenes that the network was not trained on.
 """
 
 import argparse
@@ -29,7 +30,7 @@ HALVES = {
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, task: str, **fields: object) -> tuple:
-    """The report of a task with these fields of `config.eval`, and its arrays."""
+    """Runs a task with these fields of `config.eval`; returns its report and its arrays."""
     name = "_".join([task, *(str(value) for value in fields.values())])
     config = config.copy_and_resolve_references()
     config.eval.tasks = (task,)
@@ -41,7 +42,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, task: str, **field
 
 
 def share_kept(config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray]) -> float:
-    """The share of samples that the judge gives the class it gives their originals."""
+    """Returns the share of samples that the judge assigns to the same class as their originals."""
     judge = get_feature_extractor(config)
     samples, originals = arrays["samples"], arrays["originals"]
     asked = judge(originals).logits.argmax(-1)
@@ -50,14 +51,14 @@ def share_kept(config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray])
 
 
 def gain(report: dict) -> str:
-    """PSNR of the measurement and of the samples."""
+    """Returns the PSNR of the measurement and of the samples, as text."""
     return f"{report['measurement']['psnr']:.1f} to {report['samples']['psnr']:.1f} dB"
 
 
 def measure(
     config: ml_collections.ConfigDict, photographs: ml_collections.ConfigDict, workdir: str
 ) -> list[str]:
-    """Rows of a table in Markdown: digits, and photographs to colorize."""
+    """Returns the rows of a Markdown table for the digits and the photographs to colorize."""
     method = f"{config.sampling.method}, "
     report, _ = evaluate(config, workdir, "class_conditional")
     lines = ["| what | sampler, evaluations | result |", "|---|---|---|"]
@@ -77,12 +78,14 @@ def measure(
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="runs/conditioning", help="folder for the results")
     parser.add_argument("--checkpoint", default="pretrained/mnist_ve", help="the score network")
-    parser.add_argument("--num", type=int, default=500, help="samples of given classes")
-    parser.add_argument("--images", type=int, default=32, help="digits to complete and restore")
+    parser.add_argument("--num", type=int, default=500, help="number of class-conditional samples")
+    parser.add_argument(
+        "--images", type=int, default=32, help="number of digits to complete and restore"
+    )
     parser.add_argument("--method", default="dpmpp_2m_sde", help="config.sampling.method")
     parser.add_argument("--steps", type=int, default=35)
     args = parser.parse_args()

@@ -1,10 +1,10 @@
-"""How fast batches come from array_record files, beside the decoder alone, with what memory.
+"""Speed and memory of reading batches from array_record files, compared with decoding alone.
 
 python -m benchmarks.data --size 512 --batch 16
 
-The images are synthetic JPEGs, smooth with some grain. The decoder alone is PIL in as many threads,
-on files that are in memory; the pipeline reads, decodes, flips, scales to the model's range and
-makes batches. Both take turns; then the memory of the process is followed over many reads.
+The images are synthetic JPEGs, smooth with some grain. The pipeline reads, decodes, flips, scales
+to the model's range and makes batches. The decoder alone is PIL with as many threads, on files in
+memory. The two are timed alternately. Then the memory of the process is followed over many reads.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from scorax.configs import base
 from scorax.data_sources import array_records
 from scorax.utils.logging import versions
 
-LAYERS = ((4, 0.5), (16, 0.25), (64, 0.15), (0, 0.1))  # pixels of the noise (0: all), its share
+LAYERS = ((4, 0.5), (16, 0.25), (64, 0.15), (0, 0.1))  # (pixels of the noise or 0 for all, share)
 
 
 def synthetic_jpeg(size: int, seed: int, quality: int = 90) -> bytes:
-    """The file of a colour image of `size` pixels."""
+    """Returns the JPEG file of a colour image of `size` pixels."""
     rng = np.random.default_rng(seed)
     x = np.zeros((size, size, 3), np.float32)
     for pixels, share in LAYERS:
@@ -43,7 +43,7 @@ def synthetic_jpeg(size: int, seed: int, quality: int = 90) -> bytes:
 
 
 def write_images(folder: Path, count: int, size: int) -> list[bytes]:
-    """Writes a prepared data set of `count` images; returns their files."""
+    """Writes a prepared data set of `count` images; returns their JPEG files."""
     files = [synthetic_jpeg(size, seed) for seed in range(count)]
     writer = array_records.Writer(folder, "train")
     for label, file in enumerate(files):
@@ -55,7 +55,7 @@ def write_images(folder: Path, count: int, size: int) -> list[bytes]:
 
 
 def get_config(folder: Path, args: argparse.Namespace) -> ml_collections.ConfigDict:
-    """The default config, with the images in `folder` as its data."""
+    """Returns the default config, with the images in `folder` as its data."""
     config = base.get_config()
     config.data.update(dataset="array_record", dir=str(folder), image_size=args.size)
     config.data.update(num_threads=args.threads, centered=args.centered)
@@ -64,13 +64,13 @@ def get_config(folder: Path, args: argparse.Namespace) -> ml_collections.ConfigD
 
 
 def decode(file: bytes) -> int:
-    """Decodes a file into an array and returns its number of values."""
+    """Decodes a file to an array and returns its number of values."""
     with Image.open(io.BytesIO(file)) as image:
         return np.asarray(image.convert("RGB")).size
 
 
 def decoder_call(files: list[bytes], count: int, threads: int) -> Callable[[], None]:
-    """Returns the call that decodes `count` files."""
+    """Returns a function that decodes `count` files."""
 
     def call() -> None:
         with ThreadPoolExecutor(threads) as pool:
@@ -81,7 +81,7 @@ def decoder_call(files: list[bytes], count: int, threads: int) -> Callable[[], N
 
 
 def resident_mib() -> float:
-    """Memory of this process now (Linux)."""
+    """Returns the current memory of this process (Linux only)."""
     fields = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()
     return int(fields[0]) / 2**10
 
@@ -89,7 +89,7 @@ def resident_mib() -> float:
 def compare(
     config: ml_collections.ConfigDict, files: list[bytes], args: argparse.Namespace
 ) -> None:
-    """Prints images a second of the decoder and of the pipeline, in turns."""
+    """Times the decoder and the pipeline alternately, and prints images per second."""
     batches = max(1, args.images // args.batch)
     count = batches * args.batch
     dataset = datasets.get_dataset(config)
@@ -98,7 +98,7 @@ def compare(
         iterator = datasets.get_iterator(dataset, config)
         for _ in range(batches):
             next(iterator)
-        iterator.close()  # what was read ahead of the end is work for nothing
+        iterator.close()  # images that were read ahead are not counted
 
     calls = {"decoder alone": decoder_call(files, count, args.threads), "pipeline": read}
     rates = {name: [] for name in calls}
@@ -116,7 +116,7 @@ def compare(
 
 
 def follow_memory(config: ml_collections.ConfigDict, reads: int) -> None:
-    """Prints the memory of the process at the quarters of many reads."""
+    """Prints the memory of the process after each quarter of many reads."""
     iterator = datasets.get_iterator(datasets.get_dataset(config), config)
     batches = reads // config.training.batch_size
     print("\n| images read | resident memory, MiB |\n|---|---|")
@@ -132,16 +132,18 @@ def follow_memory(config: ml_collections.ConfigDict, reads: int) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", type=int, default=512, help="pixels, height and width")
+    parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=base.get_config().data.num_threads)
     parser.add_argument("--centered", action="store_true", help="data in [-1, 1]")
-    parser.add_argument("--files", type=int, default=500, help="different images")
-    parser.add_argument("--images", type=int, default=1000, help="in a round")
+    parser.add_argument("--files", type=int, default=500, help="number of different images")
+    parser.add_argument("--images", type=int, default=1000, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--reads", type=int, default=20_000, help="to follow the memory over")
+    parser.add_argument(
+        "--reads", type=int, default=20_000, help="images to read while the memory is followed"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         files = write_images(Path(name), args.files, args.size)

@@ -1,14 +1,15 @@
-"""How good sampled digits are, judged by a classifier that is trained here on real ones.
+"""How good sampled digits are according to a judge, a small classifier trained on real digits.
 
     python -m benchmarks.mnist_quality --workdir runs/ve/mnist
     python -m benchmarks.mnist_quality --samples FILE.npz --data-dir data/mnist --out quality.json
 
-Everything is measured twice: for the samples, and for as many real digits that neither the
-classifier nor the reference of the Fréchet distance has seen. The absolute value of a Fréchet
-distance belongs to the classifier; compare it with the one of the real digits beside it.
+Everything is measured twice: for the samples, and for an equal number of real digits that were used
+neither to train the judge nor for the reference of the Fréchet distance. The absolute value of a
+Fréchet distance depends on the judge, so it should be compared with the value for the real digits.
 
-The real digits are the 5,000 that come with a package, or with --data-dir all 70,000: then the
-classifier learns from the training split, and reference and real digits are of the test split.
+By default the real digits are the 5,000 that come with a package. With --data-dir they are all
+70,000: the judge is trained on the training split, and the reference and the real digits to compare
+with are taken from the test split.
 """
 
 import argparse
@@ -23,13 +24,14 @@ import numpy as np
 
 from scorax import run_lib
 from scorax.data_sources import mnist
-from scorax.experiment import load_config
+from scorax.loading import load_config
 from scorax.metrics.feature_sets import feature_statistics, frechet_distance
 from scorax.metrics.features import FeatureExtractor, judge_extractor, trained_judge
 from scorax.metrics.neighbours import nearest_distances
 from scorax.utils.logging import versions, write_json
 
 BATCH_SIZE = 512  # digits that are classified at a time
+NAME = "mnist-classifier"  # name of the judge's features in files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Digits:
 
 
 def load_digits(data_dir: str, split: str) -> Digits:
-    """A split of MNIST in the order of `data_sources.mnist`."""
+    """Returns a split of MNIST in the order of `data_sources.mnist`."""
     source = mnist.load(data_dir, split)
     examples = [source[i] for i in range(len(source))]
     return Digits(
@@ -57,7 +59,7 @@ def load_digits(data_dir: str, split: str) -> Digits:
 
 
 def split_digits(data_dir: str, num: int, seed: int) -> tuple[Digits, Digits, Digits]:
-    """Disjoint real digits: the classifier's, the reference's, and `num` to compare with."""
+    """Returns disjoint real digits: for the judge, for the reference, and `num` to compare with."""
     order = np.random.default_rng(seed).permutation
     if data_dir:
         train, rest = load_digits(data_dir, "train"), load_digits(data_dir, "test")
@@ -71,48 +73,48 @@ def split_digits(data_dir: str, num: int, seed: int) -> tuple[Digits, Digits, Di
     return train, rest[num:], rest[:num]
 
 
-def get_classifier(
+def get_judge(
     path: str | None, digits: Digits, data_dir: str, steps: int, seed: int
 ) -> FeatureExtractor:
-    """Reads the classifier in the file `path`, or trains it and writes it."""
+    """Reads the judge from the file `path`, or trains it and writes the file."""
     trained_on = {"dataset": "mnist", "dir": data_dir, "num_images": len(digits)}
     load = lambda: (digits.images[..., None], digits.labels)  # noqa: E731
     model, variables = trained_judge(path, trained_on, (28, 28, 1), load, steps, seed)
-    return judge_extractor("mnist-classifier", model, variables, trained_on, BATCH_SIZE)
+    return judge_extractor(NAME, model, variables, trained_on, BATCH_SIZE)
 
 
-def classify(classifier: FeatureExtractor, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, 10) and features (N, 64) of uint8 images (N, 28, 28)."""
-    features, logits = classifier(images[..., None])
+def classify(judge: FeatureExtractor, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities (N, 10) and features (N, 64) of uint8 images (N, 28, 28)."""
+    features, logits = judge(images[..., None])
     return np.asarray(jax.nn.softmax(logits)), features
 
 
 def distances_to_nearest(images: np.ndarray, others: np.ndarray, skip_copies: bool) -> np.ndarray:
-    """L2 distance from each image to the nearest of the others, in units of the grey range: (N,).
+    """Returns each image's L2 distance to the nearest of the others, for greys in [0, 1]: (N,).
 
-    With `skip_copies` an exact copy does not count: for images that are among the others.
+    With `skip_copies`, an exact copy does not count, which serves images that are among the others.
     """
     first, second = nearest_distances(images, others, 2).T / 255
     return np.where(first < 1e-3, second, first) if skip_copies else first
 
 
 def describe(
-    classifier: FeatureExtractor,
+    judge: FeatureExtractor,
     images: np.ndarray,
     reference: tuple,
     learnt: np.ndarray,
     real: bool,
 ) -> dict:
-    """The numbers of one set of images.
+    """Returns the numbers to report of one set of images.
 
     Args:
-      classifier: trained on other digits.
+      judge: trained on other digits.
       images: uint8 (N, 28, 28).
       reference: feature mean and covariance of the reference digits.
-      learnt: the digits that the generator has learnt from, uint8 (M, 28, 28).
-      real: whether the images are real digits, which may be among the learnt ones.
+      learnt: training digits of the generator, uint8 (M, 28, 28).
+      real: whether the images are real digits, which may be among the training digits.
     """
-    probabilities, features = classify(classifier, images)
+    probabilities, features = classify(judge, images)
     confidence = probabilities.max(1)
     return {
         "confidence": float(confidence.mean()),
@@ -124,9 +126,12 @@ def describe(
 
 
 def draw_samples(config: ml_collections.ConfigDict, workdir: str, num: int) -> tuple:
-    """Samples of a run's last checkpoint, uint8 (num, 28, 28, 1), and the report of drawing them.
+    """Draws samples from a run's last checkpoint, uint8 (num, 28, 28, 1).
 
-    They are left in the folder `mnist_quality` of the run.
+    The samples stay in the folder `mnist_quality` of the run.
+
+    Returns:
+      The samples, and the report of drawing them.
     """
     config.eval.tasks, config.eval.num_samples, config.eval.frames = ("samples",), num, 0
     report = run_lib.evaluate(config, workdir, "mnist_quality")
@@ -135,7 +140,7 @@ def draw_samples(config: ml_collections.ConfigDict, workdir: str, num: int) -> t
 
 
 def load_samples(path: str) -> np.ndarray:
-    """The array `samples` of an archive, uint8 (N, 28, 28) or (N, 28, 28, 1)."""
+    """Returns the array `samples` of an archive, uint8 (N, 28, 28) or (N, 28, 28, 1)."""
     samples = np.load(path)["samples"]
     if samples.dtype != np.uint8 or samples.shape[1:3] != (28, 28) or samples[0].size != 784:
         raise ValueError(
@@ -146,7 +151,7 @@ def load_samples(path: str) -> np.ndarray:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Draws or loads samples, trains the classifier, and returns everything that is reported."""
+    """Draws or loads samples, trains the judge, and returns the report."""
     report, learnt_dir = {}, ""
     if args.samples:
         samples = load_samples(args.samples)[: args.num]
@@ -158,9 +163,9 @@ def measure(args: argparse.Namespace) -> dict:
     learnt = load_digits(learnt_dir, "train").images
     train, reference, real = split_digits(args.data_dir, len(samples), args.seed)
     begin = time.monotonic()
-    classifier = get_classifier(args.classifier, train, args.data_dir, args.steps, args.seed)
+    judge = get_judge(args.classifier, train, args.data_dir, args.steps, args.seed)
     seconds = time.monotonic() - begin
-    probabilities, features = classify(classifier, reference.images)
+    probabilities, features = classify(judge, reference.images)
     report["classifier"] = {
         "digits": len(train),
         "seconds": round(seconds, 1),
@@ -169,12 +174,12 @@ def measure(args: argparse.Namespace) -> dict:
     statistics = feature_statistics(features)
     sets = {"samples": (samples, False), "real digits": (real.images, True)}
     for name, (images, is_real) in sets.items():
-        report[name] = describe(classifier, images, statistics, learnt, is_real)
+        report[name] = describe(judge, images, statistics, learnt, is_real)
     return report | {"num": len(samples), "versions": versions()}
 
 
 def format_table(report: dict) -> str:
-    """The samples' and the real digits' numbers in two columns."""
+    """Returns a table with a column for the samples and a column for the real digits."""
     sets = ("samples", "real digits")
     lines = [f"{report['num']} of each".ljust(18) + "".join(s.rjust(14) for s in sets)]
     for key, value in report["samples"].items():
@@ -184,21 +189,25 @@ def format_table(report: dict) -> str:
         counts = " ".join(f"{n:3d}" for n in report[name]["labels 0-9"])
         lines.append(f"labels 0-9, {name}: ".ljust(26) + counts)
     c = report["classifier"]
-    lines.append(f"classifier: {c['digits']} digits, held-out accuracy {c['accuracy']:.4f}")
+    lines.append(f"judge: {c['digits']} digits, held-out accuracy {c['accuracy']:.4f}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", help="a trained run: samples are drawn with its own sampler")
     source.add_argument("--samples", help="an npz archive with uint8 'samples'")
-    parser.add_argument("--num", type=int, default=256, help="samples, and real digits")
-    parser.add_argument("--data-dir", default="", help="the four idx files of MNIST")
-    parser.add_argument("--classifier", help="file that keeps it for the same digits and seed")
-    parser.add_argument("--steps", type=int, default=1500, help="of the classifier's training")
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the classifier")
+    parser.add_argument("--num", type=int, default=256, help="number of samples and of real digits")
+    parser.add_argument("--data-dir", default="", help="folder of the four idx files of MNIST")
+    parser.add_argument(
+        "--classifier", help="file of the judge for these digits and seed; written if missing"
+    )
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of the judge")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the split of the digits and of the judge"
+    )
     parser.add_argument("--out", help="JSON file for all numbers")
     args = parser.parse_args()
     try:

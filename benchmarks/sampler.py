@@ -1,8 +1,8 @@
-"""How fast the configured sampler draws images, for named configs.
+"""Speed of the configured sampler, for each config given.
 
     python -m benchmarks.sampler configs/ve/mnist.py --batch 64 --steps 20
 
-The weights are those of initialisation: the time does not depend on them.
+The network is freshly initialised, because the time does not depend on the weights.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def measure(path: str, batch_size: int, steps: int, rounds: int) -> None:
         },
         rounds,
     )
-    # XLA counts the body of a loop once, so the sampler's count is that of its evaluations.
+    # XLA counts the body of a loop once, so the operations of all evaluations are added up here.
     per_call = common.flops(evaluate, state.params, x, t)
     rows = {
         "matrix product": common.Row(product_flops),
@@ -57,7 +57,7 @@ def measure(path: str, batch_size: int, steps: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("configs", nargs="+", help="FILE or FILE:variant")
     parser.add_argument("--batch", type=int, default=64)

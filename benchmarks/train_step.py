@@ -1,4 +1,4 @@
-"""How fast the network runs forward and the train step runs, for named configs.
+"""Speed of the network's forward pass and of the train step, for each config given.
 
 python -m benchmarks.train_step configs/ve/cifar10_ncsnpp_continuous.py --batch 4
 """
@@ -58,7 +58,7 @@ def measure(path: str, batch_size: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("configs", nargs="+", help="FILE or FILE:variant")
     parser.add_argument("--batch", type=int, default=4)
