@@ -13,7 +13,6 @@ import ml_collections
 import tqdm
 
 from scorax import experiment, sampling
-from scorax.sde_lib import SDE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configs.md"
@@ -78,15 +77,25 @@ def published(docstring: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def evaluations(config: ml_collections.ConfigDict, sde: SDE) -> int:
-    """Returns how often the configured sampler calls the network for one sample."""
-    sampler, counts = sampling.get_sampling_fn(config, sde), []
+def evaluations(built: experiment.Experiment) -> str:
+    """Returns how often the configured sampler calls the network for one sample, or "" for none.
+
+    An adaptive sampler makes that "data dependent".
+    """
+    if not built.knows_all_levels:
+        return ""
+    sampler, counts = sampling.get_sampling_fn(built.config, built.sde), []
 
     def sample(rng: jax.Array) -> None:
         counts.append(sampler(rng, lambda x, t: x, (1, 1))[1])
 
     jax.eval_shape(sample, jax.random.key(0))  # traces the sampler without running it
-    return counts[0]
+    return f"{counts[0]:,}" if isinstance(counts[0], int) else "data dependent"
+
+
+def parameters(built: experiment.Experiment) -> str:
+    """Returns the number of parameters of the network, whose memory is not allocated."""
+    return f"{sum(x.size for x in jax.tree.leaves(built.state_shapes.params)):,}"
 
 
 def row(name: str) -> str:
@@ -110,8 +119,8 @@ def row(name: str) -> str:
         SDES.get(t.sde, t.sde),
         levels,
         network,
-        f"{sum(x.size for x in jax.tree.leaves(built.state_shapes.params)):,}",
-        f"{evaluations(config, built.sde):,}" if built.knows_all_levels else "",
+        parameters(built),
+        evaluations(built),
         *(values.get(column, "") for column in PUBLISHED),
     )
     return _line(cells)
