@@ -253,7 +253,7 @@ def check_config(saved: dict, current: dict, training: bool = True) -> list[str]
     if wrong:
         fields = "; ".join(f"{k} is {new[k]!r}, the checkpoint has {old[k]!r}" for k in wrong)
         raise ValueError(
-            f"the checkpoint is that of another config: {fields}; "
+            f"the checkpoint belongs to another config: {fields}; "
             "use another --workdir, or the original values"
         )
     return [f"{k}: {old.get(k, '(not there)')} -> {new.get(k, '(not there)')}" for k in keys]

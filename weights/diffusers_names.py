@@ -157,12 +157,12 @@ def check_unet_config(found: Mapping[str, Any], config: Any) -> None:
     wanted = get_unet_config(config)
     found = {key: wanted[key] for key in _LATER_FIELDS} | dict(found)
     wrong = [
-        f"{key} is {found.get(key, '(not there)')!r}, the config has {value!r}"
+        f"{key} is {found.get(key, '(absent)')!r}, the config has {value!r}"
         for key, value in wanted.items()
         if key not in found or not _same(found[key], value)
     ]
     if wrong:
-        raise ValueError(f"config.json is not that of the configured network; {'; '.join(wrong)}")
+        raise ValueError(f"config.json does not match the configured network; {'; '.join(wrong)}")
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -193,7 +193,7 @@ def from_diffusers_state_dict(state_dict: Mapping[str, np.ndarray], config: Any)
     if missing or left_over:
         listed = [("missing", missing), ("left over", left_over)]
         listed = "; ".join(f"{kind}: {', '.join(sorted(n))}" for kind, n in listed if n)
-        raise ValueError(f"the arrays are not those of the configured network; {listed}")
+        raise ValueError(f"the arrays do not match the configured network; {listed}")
     torch = {names[name]: _switch(names[name], value) for name, value in arrays.items()}
     return from_torch_state_dict(torch, config)
 

@@ -164,7 +164,7 @@ def _collect(
     found = {"missing": missing, "left over": left_over, "of another shape": misshapen}
     if any(found.values()):
         listed = "; ".join(f"{kind}: {', '.join(n)}" for kind, n in found.items() if n)
-        raise ValueError(f"the {what} is not that of the configured network; {listed}")
+        raise ValueError(f"the {what} does not match the configured network; {listed}")
     return unflatten_dict(leaves)
 
 
