@@ -3,7 +3,8 @@
 A part builds on what the parts before it have set: `mnist` reads the range of the data, which the
 SDE decides, and `edm` replaces what the network came with. In another order the same parts would
 give other values. So each part is of a kind, a config takes at most one part of a kind, and the
-kinds follow each other as in `ORDER`; whatever else is tried raises ValueError.
+kinds follow each other as in `ORDER`. Anything else raises ValueError. The parts that a part calls
+itself may come in any order, as long as the config gets no second part of a kind from another.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ ORDER = ("SDE", "network", "noise levels", "data", "size", "objective", "sampler
 class _Applied:
     """The parts applied to one config so far."""
 
-    running: list[str] = dataclasses.field(default_factory=list)  # a part, one it calls, ...
+    # The part that the config file is calling, the part which that one is calling, and so on.
+    running: list[str] = dataclasses.field(default_factory=list)
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part
     callers: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part of the file
 
@@ -44,7 +46,7 @@ def _in_order(kind: str, function: Callable) -> Callable:
 
 
 def _check(applied: _Applied, kind: str) -> None:
-    """Refuses the innermost running part unless it may come now; notes it otherwise."""
+    """Raises ValueError unless the innermost running part may come now, and else notes it."""
     caller, name = applied.running[0], applied.running[-1]
     what = f"parts.{caller}(c)" + (f", which calls parts.{name}(c)," if name != caller else "")
     if applied.callers.get(kind, caller) != caller and applied.names[kind] != name:
