@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import grain
 import ml_collections
@@ -32,6 +32,10 @@ from scorax.data_sources import (
 )
 from scorax.utils import parallel
 from scorax.utils.arrays import lookup
+from scorax.utils.data_range import (
+    get_data_inverse_scaler,  # noqa: F401 (score_sde has it here)
+    get_data_scaler,
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -42,20 +46,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict: ...
-
-
-def get_data_scaler(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
-    """Returns the map of arrays in [0, 1] into the model's range."""
-    if config.data.centered:
-        return lambda x: x * 2.0 - 1.0
-    return lambda x: x
-
-
-def get_data_inverse_scaler(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
-    """Returns the map of arrays in the model's range into [0, 1]."""
-    if config.data.centered:
-        return lambda x: (x + 1.0) / 2.0
-    return lambda x: x
 
 
 def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Source:

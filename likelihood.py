@@ -19,17 +19,18 @@ themselves have a density only, and offset 0.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from scorax.datasets import get_data_inverse_scaler
 from scorax.sde_lib import SDE, ScoreFn
-from scorax.solvers.probability_flow import Field, Integrator, get_drift, get_integrator_settings
+from scorax.solvers.probability_flow import Field, Integrator, get_drift
 from scorax.utils.arrays import lookup
+from scorax.utils.data_range import get_data_inverse_scaler
+from scorax.utils.options import Option, OptionsOf, configured
 
 # Above so many dimensions the exact trace is refused: it costs that many products for each step.
 EXACT_DIMENSIONS = 256
@@ -113,11 +114,13 @@ def divergence_terms(
 def get_likelihood_fn(
     sde: SDE,
     *,
-    estimator: str = "rademacher",
-    n_probes: int = 1,
-    eps: float = 1e-5,
+    estimator: Annotated[str, Option("eval.bpd_estimator")] = "rademacher",
+    n_probes: Annotated[int, Option("eval.bpd_probes")] = 1,
+    eps: Annotated[float, Option("eval.bpd_eps")] = 1e-5,
     offset: float = 0.0,
-    **integrator: Any,
+    rtol: Annotated[float, Option("eval.bpd_rtol")] = 1e-5,
+    atol: Annotated[float, Option("eval.bpd_atol")] = 1e-5,
+    **integrator: Annotated[Any, OptionsOf(Integrator)],
 ) -> Callable[[jax.Array, ScoreFn, jax.Array], Likelihood]:
     """Bits per dimension of data under the probability flow (Song et al. 2021, appendix D.2).
 
@@ -127,7 +130,8 @@ def get_likelihood_fn(
       n_probes: probes for each example; "exact" has as many as there are dimensions.
       eps: time at which the data are taken to be.
       offset: bits per dimension added: see the module, `data_offset`.
-      **integrator: fields of `probability_flow.Integrator`.
+      rtol, atol: relative and absolute tolerance of a step.
+      **integrator: the other fields of `solvers.probability_flow.Integrator`.
 
     Returns:
       `(rng, score_fn, data: (B, *S) in the model's range) -> Likelihood`.
@@ -141,7 +145,7 @@ def get_likelihood_fn(
         raise ValueError(f"n_probes={n_probes} (eval.bpd_probes) must be at least 1")
     if not 0 < eps < sde.T:
         raise ValueError(f"eps={eps} (eval.bpd_eps) must lie between 0 and {sde.T}")
-    integrate = Integrator(**integrator)
+    integrate = Integrator(rtol=rtol, atol=atol, **integrator)
 
     def likelihood_fn(rng: jax.Array, score_fn: ScoreFn, data: jax.Array) -> Likelihood:
         d = math.prod(data.shape[1:])
@@ -183,15 +187,8 @@ def get_configured_likelihood_fn(
     Raises:
       ValueError: as `get_likelihood_fn`.
     """
-    e = config.eval
-    return get_likelihood_fn(
-        sde,
-        estimator=e.bpd_estimator,
-        n_probes=e.bpd_probes,
-        eps=e.bpd_eps,
-        offset=data_offset(get_data_inverse_scaler(config)),
-        **get_integrator_settings(config) | {"rtol": e.bpd_rtol, "atol": e.bpd_atol},
-    )
+    offset = data_offset(get_data_inverse_scaler(config))
+    return get_likelihood_fn(sde, offset=offset, **configured(get_likelihood_fn, config))
 
 
 def data_offset(inverse_scaler: Callable[[Any], Any]) -> float:

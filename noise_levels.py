@@ -15,7 +15,7 @@ With x_t = mu x_0 + sigma z, z ~ N(0, I), an objective weighs the error of the s
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ import ml_collections
 
 from scorax.sde_lib import SDE, VESDE, VPSDE, iddpm_sigmas
 from scorax.utils.arrays import lookup
+from scorax.utils.options import Option, configured
 
 # keys (B,) -> the noise levels of a batch
 LevelFn = Callable[[jax.Array], "NoiseLevel"]
@@ -94,19 +95,33 @@ def ratio_levels(sde: SDE, ratio: jax.Array, sigma_data: float | None = None) ->
 
 
 def edm_levels(
-    sde: SDE, n: jax.Array, p_mean: float, p_std: float, sigma_data: float
+    sde: SDE,
+    n: jax.Array,
+    p_mean: Annotated[float, Option("training.p_mean")],
+    p_std: Annotated[float, Option("training.p_std")],
+    sigma_data: Annotated[float, Option("model.sigma_data")],
 ) -> NoiseLevel:
     """Ratios exp(p_mean + p_std n), n: (B,) standard normal (Karras et al. 2022, table 1)."""
     return ratio_levels(sde, jnp.exp(p_mean + p_std * n), sigma_data)
 
 
-def edm_vp_levels(sde: SDE, u: jax.Array, beta_min: float, beta_max: float) -> NoiseLevel:
+def edm_vp_levels(
+    sde: SDE,
+    u: jax.Array,
+    beta_min: Annotated[float, Option("model.beta_min")],
+    beta_max: Annotated[float, Option("model.beta_max")],
+) -> NoiseLevel:
     """Ratios of the VP SDE at times 1 + u (TRAIN_EPS - 1), u: (B,) in [0, 1) (same table)."""
     mu, sigma = VPSDE(beta_min, beta_max).marginal_coeffs(1 + u * (TRAIN_EPS - 1))
     return ratio_levels(sde, sigma / mu)
 
 
-def edm_ve_levels(sde: SDE, u: jax.Array, sigma_min: float, sigma_max: float) -> NoiseLevel:
+def edm_ve_levels(
+    sde: SDE,
+    u: jax.Array,
+    sigma_min: Annotated[float, Option("model.sigma_min")],
+    sigma_max: Annotated[float, Option("model.sigma_max")],
+) -> NoiseLevel:
     """Log-uniform ratios between sigma_min and sigma_max, u: (B,) in [0, 1) (same table)."""
     return ratio_levels(sde, VESDE(sigma_min, sigma_max).marginal_coeffs(u)[1])
 
@@ -150,9 +165,9 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> LevelFn:
     if row:
         if not t.continuous:
             raise ValueError(f"training.objective={t.objective!r} needs training.continuous=True")
-        draw, levels, fields = row
-        constants = [config[section][key] for section, key in fields]
-        return lambda keys: levels(sde, jax.vmap(draw)(keys), *constants)
+        draw, levels = row
+        options = configured(levels, config)
+        return lambda keys: levels(sde, jax.vmap(draw)(keys), **options)
     uniform = jax.vmap(jax.random.uniform)
     if t.importance_sampling:
         return lambda keys: importance_levels(sde, uniform(keys))
@@ -167,24 +182,12 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> LevelFn:
     return lambda keys: discrete_levels(sde, randint(keys))
 
 
-# objective -> (what is drawn for each example, levels of it, further arguments: fields of a config)
+# objective -> (what is drawn for each example, the levels made of it)
 OBJECTIVES = {
-    "edm": (
-        jax.random.normal,
-        edm_levels,
-        (("training", "p_mean"), ("training", "p_std"), ("model", "sigma_data")),
-    ),
-    "edm_vp": (
-        jax.random.uniform,
-        edm_vp_levels,
-        (("model", "beta_min"), ("model", "beta_max")),
-    ),
-    "edm_ve": (
-        jax.random.uniform,
-        edm_ve_levels,
-        (("model", "sigma_min"), ("model", "sigma_max")),
-    ),
-    "edm_iddpm": (jax.random.uniform, edm_iddpm_levels, ()),
-    "last_level": (jax.random.uniform, last_level, ()),
-    "classifier": (jax.random.uniform, uniform_levels, ()),
+    "edm": (jax.random.normal, edm_levels),
+    "edm_vp": (jax.random.uniform, edm_vp_levels),
+    "edm_ve": (jax.random.uniform, edm_ve_levels),
+    "edm_iddpm": (jax.random.uniform, edm_iddpm_levels),
+    "last_level": (jax.random.uniform, last_level),
+    "classifier": (jax.random.uniform, uniform_levels),
 }

@@ -7,9 +7,8 @@ out in the model's range. They are pure functions of the global batch, made to b
 """
 
 import abc
-import functools
 import math
-from typing import Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,9 @@ from jax import lax
 
 from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
 from scorax.solvers import SOLVERS
-from scorax.solvers.probability_flow import get_integrator_settings, get_ode_sampler
+from scorax.solvers.probability_flow import get_ode_sampler
 from scorax.utils.arrays import batch_mul, example_norm, lookup
+from scorax.utils.options import Option, configured
 from scorax.utils.progress import Observer, observe
 
 
@@ -28,16 +28,28 @@ class Predictor(abc.ABC):
     """One step of the reverse process, from time t to t - T / N.
 
     Attributes:
-      evaluations: of the score in one update.
+      evaluations: evaluations of the score in one update.
+      has_probability_flow: whether it can leave its noise out.
     """
 
     evaluations = 1
+    has_probability_flow = True
 
     def __init__(self, sde: SDE, score_fn: ScoreFn, probability_flow: bool = False) -> None:
+        self.check(probability_flow)
         self.sde = sde
         self.score_fn = score_fn
         self.rsde = sde.reverse(score_fn, probability_flow)
         self.probability_flow = probability_flow
+
+    @classmethod
+    def check(cls, probability_flow: bool) -> None:
+        """Raises ValueError for a probability flow that the predictor does not have."""
+        if probability_flow and not cls.has_probability_flow:
+            raise ValueError(
+                f"sampling.probability_flow=True does not work with {cls.__name__}, which always "
+                "adds noise; set sampling.predictor to reverse_diffusion or euler_maruyama"
+            )
 
     @abc.abstractmethod
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
@@ -66,19 +78,9 @@ class ReverseDiffusionPredictor(Predictor):
 
 
 class AncestralSamplingPredictor(Predictor):
-    """Ancestral sampling: of DDPM for VP, of SMLD for VE, exact posterior steps for the others.
+    """Ancestral sampling: of DDPM for VP, of SMLD for VE, exact posterior steps for the others."""
 
-    Raises:
-      ValueError: for the probability flow, which has no ancestral form.
-    """
-
-    def __init__(self, sde: SDE, score_fn: ScoreFn, probability_flow: bool = False) -> None:
-        super().__init__(sde, score_fn, probability_flow)
-        if probability_flow:
-            raise ValueError(
-                "sampling.probability_flow=True has no ancestral form; set sampling.predictor to "
-                "reverse_diffusion or euler_maruyama"
-            )
+    has_probability_flow = False
 
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
         z = jax.random.normal(rng, x.shape, x.dtype)
@@ -179,23 +181,32 @@ def time_grid(sde: SDE, eps: float, t_start: float = math.inf) -> np.ndarray:
     return times[times <= np.float32(t_start)]
 
 
+def _named_predictor(name: str) -> type[Predictor]:
+    return lookup(PREDICTORS, name.lower(), "predictor (sampling.predictor)")
+
+
+def _named_corrector(name: str) -> type[Corrector]:
+    return lookup(CORRECTORS, name.lower(), "corrector (sampling.corrector)")
+
+
 def get_pc_sampler(
     sde: SDE,
-    predictor: type[Predictor],
-    corrector: type[Corrector],
-    snr: float = 0.16,
-    n_steps: int = 1,
-    probability_flow: bool = False,
-    denoise: bool = True,
-    eps: float | None = None,
+    predictor: Annotated[type[Predictor], Option("sampling.predictor", read=_named_predictor)],
+    corrector: Annotated[type[Corrector], Option("sampling.corrector", read=_named_corrector)],
+    snr: Annotated[float, Option("sampling.snr")] = 0.16,
+    n_steps: Annotated[int, Option("sampling.n_steps_each")] = 1,
+    probability_flow: Annotated[bool, Option("sampling.probability_flow")] = False,
+    denoise: Annotated[bool, Option("sampling.noise_removal")] = True,
+    eps: Annotated[float | None, Option("sampling.eps", unset=0.0)] = None,
     observer: Observer | None = None,
     projection: Projection | None = None,
     t_start: float | None = None,
+    steps: Annotated[int | None, Option("sampling.steps", unset=0)] = None,
 ) -> Sampler:
-    """The predictor-corrector sampler with sde.N time steps.
+    """The predictor-corrector sampler (Song et al. 2021, algorithm 1).
 
     Args:
-      sde: the SDE, discretised into as many steps as the sampler is to make.
+      sde: the SDE of the score.
       predictor, corrector: classes; at each time the corrector acts first.
       snr, n_steps: of the corrector.
       probability_flow: make the predictor deterministic.
@@ -206,6 +217,7 @@ def get_pc_sampler(
         time that has been reached.
       t_start: time of the `x_init` that the sampler is then called with; only the steps from there
         on are made. None for the noise at T.
+      steps: time steps from T to 0; None: as many as the SDE is discretised into, sde.N.
 
     Returns:
       `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
@@ -213,11 +225,11 @@ def get_pc_sampler(
     Raises:
       ValueError: for a parameter out of range.
     """
+    sde = sde if steps is None else sde.with_steps(steps)
     first, eps = sde.sampling_interval(eps, t_start)
     if snr <= 0 or n_steps < 1:
         raise ValueError(f"sampling.snr={snr} and sampling.n_steps_each={n_steps} must be positive")
-    # Built once here only for what it checks.
-    predictor(sde, lambda x, t: x, probability_flow)
+    predictor.check(probability_flow)
     project = projection or (lambda rng, x, x_mean, t: (x, x_mean))
 
     def sampler(
@@ -228,21 +240,24 @@ def get_pc_sampler(
     ) -> tuple[jax.Array, int]:
         predict = predictor(sde, score_fn, probability_flow)
         correct = corrector(sde, score_fn, snr, n_steps)
-        timesteps = jnp.asarray(time_grid(sde, eps, first))
-        n = len(timesteps)
-        rng, loop_rng = jax.random.split(rng)
-        x = sde.initial_state(rng, shape, x_init, t_start)
-        x, x_mean = project(jax.random.fold_in(rng, 1), x, x, jnp.full(shape[:1], timesteps[0]))
+        times = jnp.asarray(time_grid(sde, eps, first))
+        n = len(times)
+        prior_rng, loop_rng = jax.random.split(rng)
+        x = sde.initial_state(prior_rng, shape, x_init, t_start)
+        start_rng = jax.random.fold_in(prior_rng, 1)
+        x, x_mean = project(start_rng, x, x, jnp.full(shape[:1], times[0]))
 
         def step(i: jax.Array, carry: Pair) -> Pair:
-            t, next_t = (jnp.full(shape[:1], timesteps[jnp.minimum(k, n - 1)]) for k in (i, i + 1))
-            rngs = jax.random.split(jax.random.fold_in(loop_rng, i), 2)
-            updates = (correct.update_fn, t), (predict.update_fn, next_t)
-            for rng, (update_fn, reached) in zip(rngs, updates, strict=True):
-                x, x_mean = update_fn(rng, carry[0], t)
-                carry = project(jax.random.fold_in(rng, n_steps), x, x_mean, reached)
-            observe(observer, i, n, carry[1])
-            return carry
+            x, _ = carry
+            t = jnp.full(shape[:1], times[i])
+            next_t = jnp.full(shape[:1], times[jnp.minimum(i + 1, n - 1)])
+            correct_rng, predict_rng = jax.random.split(jax.random.fold_in(loop_rng, i))
+            x, x_mean = correct.update_fn(correct_rng, x, t)
+            x, x_mean = project(jax.random.fold_in(correct_rng, n_steps), x, x_mean, t)
+            x, x_mean = predict.update_fn(predict_rng, x, t)
+            x, x_mean = project(jax.random.fold_in(predict_rng, n_steps), x, x_mean, next_t)
+            observe(observer, i, n, x_mean)
+            return x, x_mean
 
         x, x_mean = lax.fori_loop(0, n, step, (x, x_mean))
         nfe = n * (predict.evaluations + correct.evaluations)
@@ -257,48 +272,22 @@ def get_sampling_fn(
     observer: Observer | None = None,
     projection: Projection | None = None,
     t_start: float | None = None,
+    **options: object,
 ) -> Sampler:
-    """The sampler that `config.sampling` describes, for the SDE of training.
+    """The sampler that `config.sampling` describes.
 
     Args:
       config: the whole config.
-      sde: the SDE of training.
+      sde: the SDE of the score.
       observer, projection, t_start: as of `get_pc_sampler`.
+      **options: parameters of the sampler that take the place of the config's.
 
     Raises:
       ValueError: for an unknown name or a parameter out of range.
     """
     row = lookup(SAMPLERS, config.sampling.method.lower(), "sampling.method")
-    s = config.sampling
-    common = {"denoise": s.noise_removal, "eps": s.eps or None}
-    return row(config, sde, **common, observer=observer, projection=projection, t_start=t_start)
-
-
-def _configured_pc_sampler(config: ml_collections.ConfigDict, sde: SDE, **common: Any) -> Sampler:
-    s = config.sampling
-    return get_pc_sampler(
-        sde.with_steps(s.steps) if s.steps else sde,
-        lookup(PREDICTORS, s.predictor.lower(), "predictor (sampling.predictor)"),
-        lookup(CORRECTORS, s.corrector.lower(), "corrector (sampling.corrector)"),
-        s.snr,
-        s.n_steps_each,
-        s.probability_flow,
-        **common,
-    )
-
-
-def _configured_ode_sampler(config: ml_collections.ConfigDict, sde: SDE, **common: Any) -> Sampler:
-    return get_ode_sampler(sde, **get_integrator_settings(config), **common)
-
-
-def _configured_solver(
-    name: str, keys: tuple[str, ...], config: ml_collections.ConfigDict, sde: SDE, **common: Any
-) -> Sampler:
-    options = {key: config.sampling[key] for key in keys}
-    for key in ("steps", "grid"):
-        if not options.get(key, True):
-            del options[key]  # the solver's own
-    return SOLVERS[name](sde, **options, **common)
+    options = configured(row, config) | options
+    return row(sde, **options, observer=observer, projection=projection, t_start=t_start)
 
 
 PREDICTORS = {
@@ -312,17 +301,4 @@ CORRECTORS = {
     "ald": AnnealedLangevinDynamics,
     "none": NoneCorrector,
 }
-# solver -> the keys of config.sampling that it takes
-_SOLVER_KEYS = dict.fromkeys(SOLVERS, ("steps", "grid", "rho")) | {
-    "heun": ("steps", "grid", "rho", "s_churn", "s_min", "s_max", "s_noise"),
-    "unipc": ("steps", "grid", "rho", "order"),
-    "adaptive_sde": ("abs_tol", "rel_tol"),
-}
-SAMPLERS = {
-    "pc": _configured_pc_sampler,
-    "ode": _configured_ode_sampler,
-    **{
-        name: functools.partial(_configured_solver, name, keys)
-        for name, keys in _SOLVER_KEYS.items()
-    },
-}
+SAMPLERS = {"pc": get_pc_sampler, "ode": get_ode_sampler, **SOLVERS}

@@ -23,6 +23,7 @@ Images are (B, *S) in the model's range, as is sigma.
 import functools
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ from jax import lax
 from scorax.sampling import get_sampling_fn
 from scorax.sde_lib import SDE, Sampler, ScoreFn
 from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.options import Option, configured
 
 # (rng, score_fn, y: (B, *S)) -> clean images: (B, *S), evaluations of the score for each
 Denoiser = Callable[[jax.Array, ScoreFn, jax.Array], tuple[jax.Array, int | jax.Array]]
@@ -179,7 +181,8 @@ def get_denoiser(
     row = lookup(DENOISERS, name, "denoiser (eval.denoisers)")
     d = config.data
     size = (d.image_size, d.image_size, d.num_channels)
-    remove_noise = row(config, sde, sigma, data_range)
+    get_sampler = functools.partial(get_sampling_fn, config, sde)
+    remove_noise = row(sde, sigma, data_range, get_sampler, **configured(row, config))
 
     def denoiser(
         rng: jax.Array, score_fn: ScoreFn, y: jax.Array
@@ -194,31 +197,38 @@ def get_denoiser(
     return denoiser
 
 
-def _configured_tweedie(
-    config: ml_collections.ConfigDict, sde: SDE, sigma: float, data_range: tuple[float, float]
+def get_tweedie_denoiser(
+    sde: SDE, sigma: float, data_range: tuple[float, float], get_sampler: Callable[..., Sampler]
 ) -> Denoiser:
+    """`tweedie` as a row of DENOISERS."""
     return lambda rng, score_fn, y: (tweedie(sde, score_fn, y, sigma), 1)
 
 
-def _configured_posterior(
-    config: ml_collections.ConfigDict, sde: SDE, sigma: float, data_range: tuple[float, float]
+def get_posterior_denoiser(
+    sde: SDE, sigma: float, data_range: tuple[float, float], get_sampler: Callable[..., Sampler]
 ) -> Denoiser:
-    get_sampler = functools.partial(get_sampling_fn, config, sde)
+    """`sample_posterior` as a row of DENOISERS."""
     return lambda rng, score_fn, y: sample_posterior(rng, sde, score_fn, y, sigma, get_sampler)
 
 
-def _configured_langevin(
-    config: ml_collections.ConfigDict, sde: SDE, sigma: float, data_range: tuple[float, float]
+def get_langevin_denoiser(
+    sde: SDE,
+    sigma: float,
+    data_range: tuple[float, float],
+    get_sampler: Callable[..., Sampler],
+    eta: Annotated[float, Option("eval.langevin_eta")] = 1e-4,
+    steps: Annotated[int, Option("eval.langevin_steps")] = 200,
 ) -> Denoiser:
-    eta, steps = config.eval.langevin_eta, config.eval.langevin_steps
+    """`langevin` as a row of DENOISERS."""
     return lambda rng, score_fn, y: (
         langevin(rng, sde, score_fn, y, sigma, data_range, eta, steps),
         steps,
     )
 
 
+# name -> (sde, sigma, data_range, get_sampler, further options) -> Denoiser
 DENOISERS = {
-    "tweedie": _configured_tweedie,
-    "posterior": _configured_posterior,
-    "langevin": _configured_langevin,
+    "tweedie": get_tweedie_denoiser,
+    "posterior": get_posterior_denoiser,
+    "langevin": get_langevin_denoiser,
 }

@@ -20,6 +20,7 @@ done for each sample on its own: a batch may mix classes and times.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ import numpy as np
 
 from scorax.sde_lib import SDE, ScoreFn
 from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.options import Option, configured
 
 ClassifierFn = Callable[[jax.Array, jax.Array], jax.Array]
 WeightFn = Callable[[jax.Array], jax.Array]
@@ -37,7 +39,7 @@ WeightFn = Callable[[jax.Array], jax.Array]
 class Constant:
     """The same weight at every noise level: sigma (B,) -> (B,)."""
 
-    weight: float = 1.0
+    weight: Annotated[float, Option("guidance.weight")] = 1.0
 
     def __call__(self, sigma: jax.Array) -> jax.Array:
         return jnp.full_like(sigma, self.weight)
@@ -51,10 +53,10 @@ class Linear:
     at 50 to 0.01 at 374.
     """
 
-    weight: float = 1.0
-    weight_beyond: float = 0.0
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
+    weight: Annotated[float, Option("guidance.weight")] = 1.0
+    weight_beyond: Annotated[float, Option("guidance.weight_beyond")] = 0.0
+    sigma_min: Annotated[float, Option("guidance.sigma_min")] = 0.0
+    sigma_max: Annotated[float, Option("guidance.sigma_max", unset=0.0)] = math.inf
 
     def __post_init__(self) -> None:
         _check_interval(self.sigma_min, self.sigma_max)
@@ -79,10 +81,10 @@ class Interval:
     the limited interval of Kynkäänniemi et al. 2024 (arXiv 2404.07724).
     """
 
-    weight: float = 1.0
-    weight_beyond: float = 0.0
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
+    weight: Annotated[float, Option("guidance.weight")] = 1.0
+    weight_beyond: Annotated[float, Option("guidance.weight_beyond")] = 0.0
+    sigma_min: Annotated[float, Option("guidance.sigma_min")] = 0.0
+    sigma_max: Annotated[float, Option("guidance.sigma_max", unset=0.0)] = math.inf
 
     def __post_init__(self) -> None:
         _check_interval(self.sigma_min, self.sigma_max)
@@ -106,12 +108,8 @@ def get_weight_fn(config: ml_collections.ConfigDict) -> WeightFn:
     Raises:
       ValueError: for an unknown schedule or an empty interval.
     """
-    g = config.guidance
-    cls = lookup(WEIGHTS, g.schedule, "weight (guidance.schedule)")
-    values = {f.name: g[f.name] for f in dataclasses.fields(cls)}
-    if values.get("sigma_max") == 0:  # which JSON has, as opposed to infinity
-        values["sigma_max"] = math.inf
-    return cls(**values)
+    row = lookup(WEIGHTS, config.guidance.schedule, "weight (guidance.schedule)")
+    return row(**configured(row, config))
 
 
 def classifier_guidance(

@@ -14,12 +14,15 @@ noise stays white.
 import functools
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorax.conditioning.masks import get_mask
 from scorax.utils.arrays import lookup
+from scorax.utils.options import Option
 
 # x: (B, *S) -> (B, *Y)
 Operator = Callable[[jax.Array], jax.Array]
@@ -48,6 +51,8 @@ def luma_weights(basis: str) -> np.ndarray:
 
 def luma(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
     """Gray image (B, H, W, 1) of x: (B, H, W, 3), with the weights of a color basis."""
+    if x.shape[-1] != 3:
+        raise ValueError(f"a luma takes colour images (B, H, W, 3), not {x.shape}")
     weights = jnp.asarray(luma_weights(basis)[:, None], x.dtype)
     return jnp.matmul(x, weights, precision="highest")
 
@@ -64,7 +69,12 @@ def get_identity() -> Operator:
     return lambda x: x
 
 
-def get_masking(mask: jax.Array) -> Operator:
+def get_masking(
+    mask: Annotated[
+        jax.Array,
+        Option("eval.mask", "data.image_size", "eval.mask_amount", "seed", read=get_mask),
+    ],
+) -> Operator:
     """A(x) = mask x, for a mask that broadcasts against one example of x; 0 in the hole."""
 
     def operator(x: jax.Array) -> jax.Array:
@@ -73,7 +83,7 @@ def get_masking(mask: jax.Array) -> Operator:
     return operator
 
 
-def get_grayscale(basis: str = "rgb_mean") -> Operator:
+def get_grayscale(basis: Annotated[str, Option("eval.color_basis")] = "rgb_mean") -> Operator:
     """The luma (B, H, W, 1) of x: (B, H, W, 3).
 
     Raises:
@@ -83,7 +93,7 @@ def get_grayscale(basis: str = "rgb_mean") -> Operator:
     return functools.partial(luma, basis=basis)
 
 
-def get_block_mean(factor: int) -> Operator:
+def get_block_mean(factor: Annotated[int, Option("eval.operator_factor")]) -> Operator:
     """Means over blocks of factor x factor pixels: (B, H, W, C) -> (B, H/factor, W/factor, C)."""
 
     def operator(x: jax.Array) -> jax.Array:
@@ -95,7 +105,7 @@ def get_block_mean(factor: int) -> Operator:
     return operator
 
 
-def get_gaussian_blur(width: float) -> Operator:
+def get_gaussian_blur(width: Annotated[float, Option("eval.operator_width")]) -> Operator:
     """Gaussian blur with standard deviation `width` in pixels, cut at three of them.
 
     Raises:
@@ -108,7 +118,10 @@ def get_gaussian_blur(width: float) -> Operator:
     return functools.partial(_filtered, kernel=np.outer(profile, profile))
 
 
-def get_motion_blur(length: float, angle: float = 0.0) -> Operator:
+def get_motion_blur(
+    length: Annotated[float, Option("eval.operator_length")],
+    angle: Annotated[float, Option("eval.operator_angle")] = 0.0,
+) -> Operator:
     """Mean along a line of `length` pixels at `angle` degrees, anticlockwise from the rows.
 
     Raises:
@@ -143,7 +156,26 @@ def _filtered(x: jax.Array, kernel: np.ndarray) -> jax.Array:
     )
 
 
-def get_random_projection(shape: tuple[int, ...], n: int, seed: int = 0) -> Operator:
+def _image_shape(size: int, channels: int) -> tuple[int, int, int]:
+    return size, size, channels
+
+
+def _part_of_image(fraction: float, size: int, channels: int) -> int:
+    return round(fraction * size * size * channels)
+
+
+def get_random_projection(
+    shape: Annotated[
+        tuple[int, ...], Option("data.image_size", "data.num_channels", read=_image_shape)
+    ],
+    n: Annotated[
+        int,
+        Option(
+            "eval.operator_fraction", "data.image_size", "data.num_channels", read=_part_of_image
+        ),
+    ],
+    seed: Annotated[int, Option("seed")] = 0,
+) -> Operator:
     """n random projections of each example, as in compressed sensing: (B, *shape) -> (B, n).
 
     The directions are normal with variance 1 / D in D = prod(shape) dimensions: of about unit

@@ -26,7 +26,7 @@ Diffusion Priors from Observations by Expectation Maximization", 2024 (arXiv 240
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from jax import lax
 
 from scorax.sde_lib import SDE, ScoreFn
 from scorax.utils.arrays import batch_mul, example_norm, expand_like
+from scorax.utils.options import Option
 
 # A function of a batch, (B, *S) -> (B, *Y)
 Map = Callable[[jax.Array], jax.Array]
@@ -137,7 +138,7 @@ class GaussianLikelihood(MeasurementLikelihood):
         values, in place of gamma; see `gaussian_data_covariance`.
     """
 
-    gamma: float | jax.Array = 1e-2
+    gamma: Annotated[float | jax.Array, Option("eval.gamma", power=-2)] = 1e-2
     detach: bool = False
     covariance: Callable[[jax.Array], jax.Array] | None = None
 
@@ -177,7 +178,7 @@ class DPS(MeasurementLikelihood):
         depends on the others.
     """
 
-    zeta: float = 1.0
+    zeta: Annotated[float, Option("eval.zeta")] = 1.0
     coupled: bool = False
 
     def weigh(self, at: Linearisation) -> jax.Array:
@@ -198,8 +199,8 @@ class PiGDM(MeasurementLikelihood):
       iterations: of conjugate gradients for Sigma; one is enough where A A^T is a multiple of I.
     """
 
-    data_variance: float = 1.0
-    iterations: int = 20
+    data_variance: Annotated[float, Option("eval.data_variance", power=2)] = 1.0
+    iterations: Annotated[int, Option("eval.likelihood_iterations", unset=0)] = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,7 +228,7 @@ class MMPS(MeasurementLikelihood):
       iterations: of conjugate gradients; few are enough in practice.
     """
 
-    iterations: int = 3
+    iterations: Annotated[int, Option("eval.likelihood_iterations", unset=0)] = 3
 
     def weigh(self, at: Linearisation) -> jax.Array:
         noise = self.noise_variance()

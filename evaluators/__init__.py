@@ -4,7 +4,10 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
+from scorax.conditioning import DENOISERS, LIKELIHOODS, OPERATORS
+from scorax.conditioning.operators import get_grayscale, get_masking
 from scorax.datasets import get_source
 from scorax.evaluators.accuracy import AccuracyCurve, evaluate_accuracy
 from scorax.evaluators.class_conditional import (
@@ -13,7 +16,7 @@ from scorax.evaluators.class_conditional import (
     get_guide_inputs,
 )
 from scorax.evaluators.conditional import check_conditional, evaluate_conditional
-from scorax.evaluators.context import Evaluator, Numbers, rounds_folder
+from scorax.evaluators.context import Numbers, rounds_folder
 from scorax.evaluators.denoising import check_denoise, evaluate_denoise
 from scorax.evaluators.held_out import check_bpd, evaluate_bpd, evaluate_loss
 from scorax.evaluators.image_sampler import ImageSampler
@@ -22,32 +25,36 @@ from scorax.evaluators.originals import get_originals
 from scorax.evaluators.problems import Colorization, Inpainting, Problem, Restoration
 from scorax.evaluators.quality import check_fd, evaluate_fd
 from scorax.evaluators.samples import evaluate_samples, read_settings
+from scorax.evaluators.task import Evaluator
 from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
+from scorax.likelihood import get_likelihood_fn
+from scorax.solvers.probability_flow import get_encoder
 from scorax.utils.arrays import lookup
 
-__all__ = ["EVALUATORS", "REPORT", "AccuracyCurve", "Evaluator", "ImageSampler", "check"]
-__all__ += ["in_order", "read_report", "rounds_folder"]
+__all__ = [
+    "EVALUATORS",
+    "REPORT",
+    "AccuracyCurve",
+    "Evaluator",
+    "ImageSampler",
+    "check",
+    "in_order",
+    "read_report",
+    "rounds_folder",
+]
 
 REPORT = "report.json"
-
-# field -> smallest value
-_RANGES = {"num_examples": 0, "num_encoded": 1, "num_pairs": 1, "num_points": 2, "num_denoised": 1}
-_RANGES |= {"num_conditioned": 1, "samples_per_image": 1, "likelihood_iterations": 0, "zeta": 0}
-_RANGES |= {"resampling_steps": 0}
 
 
 def check(experiment: Experiment) -> None:
     """Finds out whether the tasks of the config can run, before anything is compiled.
 
     Raises:
-      ValueError: for an unknown task, a field out of range, or what a task needs and has not.
+      ValueError: for an unknown task, or if something that a task needs is missing.
     """
     e = experiment.config.eval
     if e.split not in ("test", "train"):
         raise ValueError(f"unknown eval.split {e.split!r}; choose from: test, train")
-    for field, low in _RANGES.items():
-        if e[field] < low:
-            raise ValueError(f"eval.{field}={e[field]} must be at least {low}")
     for task in in_order(e.tasks):
         if experiment.network not in EVALUATORS[task].networks:
             raise ValueError(
@@ -56,9 +63,9 @@ def check(experiment: Experiment) -> None:
                 f"{experiment.network}; leave the task out"
             )
         EVALUATORS[task].check(experiment)
-        if "eval.images" in EVALUATORS[task].depends_on:
+        if "eval.images" in EVALUATORS[task].keys:
             get_originals(experiment.config)
-        elif "eval.split" in EVALUATORS[task].depends_on:
+        elif "eval.split" in EVALUATORS[task].keys:
             get_source(experiment.config, e.split)
 
 
@@ -90,71 +97,82 @@ def read_report(folder: str) -> Numbers:
         raise ValueError(f"{path} cannot be read ({e}); move it away") from e
 
 
-_OF_SAMPLES = ("sampling.", "eval.batch_size", "eval.num_samples")
-_OF_FEATURES = ("eval.features", "eval.inception_path", "eval.stats")
-_OF_FLOW = ("sampling.ode_solver", "sampling.error_control")
-_OF_CODEC = ("sampling.rtol", "sampling.atol", "sampling.eps", *_OF_FLOW)
-_OF_SPLIT = ("eval.batch_size", "eval.split")
-_OF_DENOISING = ("eval.images", "eval.noise_std", "eval.denoisers", "eval.num_denoised")
-_OF_LIKELIHOOD = ("eval.likelihood_", "eval.gamma", "eval.zeta", "eval.data_variance")
-_OF_KNOWN = ("eval.known_likelihood", "eval.resampling_", *_OF_LIKELIHOOD)
-_OF_ORIGINALS = ("eval.images", "eval.num_conditioned", "eval.samples_per_image")
+_SPLIT = ("eval.batch_size", "eval.split")
+_SAMPLES = ("sampling.", "eval.batch_size", "eval.num_samples")
+_ORIGINALS = ("eval.images", *_SPLIT)
 
 
-def _conditional(problem: type[Problem], *fields: str) -> Evaluator:
+def _conditional(problem: type[Problem], *depends_on: Any) -> Evaluator:
     """The row of a task that draws images given a measurement of others."""
-    run, check = (functools.partial(f, problem) for f in (evaluate_conditional, check_conditional))
-    return Evaluator(problem.name, run, ("sampling.", *_OF_ORIGINALS, *_OF_SPLIT, *fields), check)
+    return Evaluator(
+        problem.name,
+        functools.partial(evaluate_conditional, problem),
+        (
+            *("sampling.", "eval.num_conditioned", "eval.samples_per_image", *_ORIGINALS),
+            *(LIKELIHOODS, *depends_on),
+        ),
+        functools.partial(check_conditional, problem),
+    )
 
 
 _ROWS = (
     Evaluator(
         "samples",
         evaluate_samples,
-        _OF_SAMPLES,
+        _SAMPLES,
         made_with=read_settings,
         at_least="eval.num_samples",
     ),
     Evaluator(
         "loss",
         evaluate_loss,
-        ("training.", "eval.num_examples", *_OF_SPLIT),
+        ("training.", "eval.num_examples", *_SPLIT),
         networks=(SCORE, ONE_LEVEL, CLASSIFIER),
     ),
     Evaluator(
-        "bpd", evaluate_bpd, ("eval.bpd_", "eval.num_examples", *_OF_FLOW, *_OF_SPLIT), check_bpd
+        "bpd",
+        evaluate_bpd,
+        (get_likelihood_fn, "eval.bpd_repeats", "eval.num_examples", *_SPLIT),
+        check_bpd,
     ),
-    Evaluator("fd", evaluate_fd, _OF_SAMPLES + _OF_FEATURES, check_fd, after=("samples",)),
-    Evaluator("encode", evaluate_encode, ("eval.num_encoded", *_OF_CODEC, *_OF_SPLIT), get_codec),
+    Evaluator(
+        "fd",
+        evaluate_fd,
+        (*_SAMPLES, "eval.features", "eval.inception_path", "eval.stats"),
+        check_fd,
+        after=("samples",),
+    ),
+    Evaluator("encode", evaluate_encode, (get_encoder, "eval.num_encoded", *_SPLIT), get_codec),
     Evaluator(
         "interpolate",
         evaluate_interpolate,
-        ("eval.num_pairs", "eval.num_points", *_OF_CODEC, *_OF_SPLIT),
+        (get_encoder, "eval.num_pairs", "eval.num_points", *_SPLIT),
         get_codec,
     ),
     Evaluator(
         "denoise",
         evaluate_denoise,
-        ("sampling.", "eval.langevin_", *_OF_DENOISING, *_OF_SPLIT),
+        (
+            *("sampling.", DENOISERS, "eval.denoisers", "eval.noise_std", "eval.num_denoised"),
+            *_ORIGINALS,
+        ),
         check_denoise,
         networks=(SCORE, ONE_LEVEL),
     ),
     Evaluator(
-        "accuracy", evaluate_accuracy, ("eval.num_examples", *_OF_SPLIT), networks=(CLASSIFIER,)
+        "accuracy", evaluate_accuracy, ("eval.num_examples", *_SPLIT), networks=(CLASSIFIER,)
     ),
     Evaluator(
         "class_conditional",
         evaluate_class_conditional,
-        ("guidance.", "eval.features", *_OF_SAMPLES),
+        ("guidance.", "eval.features", *_SAMPLES),
         check_class_conditional,
         get_inputs=get_guide_inputs,
     ),
-    _conditional(Inpainting, "eval.mask", *_OF_KNOWN),
-    _conditional(Colorization, "eval.color_basis", *_OF_KNOWN),
+    _conditional(Inpainting, get_masking, "eval.known_likelihood", "eval.resampling_"),
+    _conditional(Colorization, get_grayscale, "eval.known_likelihood", "eval.resampling_"),
     _conditional(
-        Restoration,
-        *("eval.operator", "eval.measurement_std", "eval.mask", "eval.color_basis"),
-        *("eval.likelihood", *_OF_LIKELIHOOD),
+        Restoration, OPERATORS, "eval.operator", "eval.likelihood", "eval.measurement_std"
     ),
 )
 # task -> (experiment, state, folder) -> numbers for the report

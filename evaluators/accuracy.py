@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from scorax import losses
 from scorax.datasets import get_dataset, get_source, is_held_out
-from scorax.evaluators.context import Numbers, Work
+from scorax.evaluators.context import Numbers, TaskContext
 from scorax.experiment import Experiment
 from scorax.noise_levels import ratio_range
 from scorax.utils import parallel
@@ -88,22 +88,22 @@ class AccuracyCurve:
         write_atomically(path, functools.partial(figure.savefig, format="png", dpi=100))
 
 
-def evaluate_accuracy(work: Work) -> Numbers:
+def evaluate_accuracy(context: TaskContext) -> Numbers:
     """Accuracy on images of the split at noise levels evenly spaced in log sigma: `accuracy.png`.
 
     Every image counts once at each level, with noise of its own. Where "held_out" is false, these
     are images of training, and of others the classifier knows less.
     """
-    curve, split = AccuracyCurve(work.experiment), work.config.eval.split
-    n = work.num_examples
-    one = lambda i: {"correct": curve.judge(i, work.rng(i), work.state)}  # noqa: E731
-    accuracy = work.show_rounds("accuracy", n, one)["correct"].mean(0)
+    curve, split = AccuracyCurve(context.experiment), context.config.eval.split
+    n = context.num_examples
+    one = lambda i: {"correct": curve.judge(i, context.rng(i), context.state)}  # noqa: E731
+    accuracy = context.show_rounds("accuracy", n, one)["correct"].mean(0)
     if parallel.is_primary():
-        curve.save_plot(work.path("accuracy.png"), accuracy, int(work.state.step))
-    _log.info("picture: %s", work.path("accuracy.png"))
+        curve.save_plot(context.path("accuracy.png"), accuracy, int(context.state.step))
+    _log.info("picture: %s", context.path("accuracy.png"))
     return {
         "split": split,
-        "held_out": is_held_out(work.config.data, split),
+        "held_out": is_held_out(context.config.data, split),
         "num_examples": n,
         "noise_levels": [float(f"{level:.4g}") for level in curve.levels],
         "accuracy": [round(float(a), 4) for a in accuracy],

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from scorax import losses, sampling
+from scorax import sampling
 from scorax.conditioning.guidance import (
     change_range,
     check_labels,
@@ -17,15 +17,18 @@ from scorax.conditioning.guidance import (
     classifier_guidance,
     get_weight_fn,
 )
-from scorax.datasets import get_data_inverse_scaler, get_data_scaler, get_source
-from scorax.evaluators.context import Numbers, Work, checksum, mean_nfe
+from scorax.datasets import get_source
+from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.evaluators.image_sampler import ImageSampler
-from scorax.experiment import Experiment, load_classifier
+from scorax.evaluators.task import crc32_of
+from scorax.experiment import Experiment
+from scorax.loading import Model, load_classifier
 from scorax.metrics import features
 from scorax.noise_levels import ratio_range
 from scorax.sde_lib import Sampler, ScoreFn
 from scorax.utils import images, parallel
 from scorax.utils.arrays import lookup
+from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
 
@@ -91,11 +94,12 @@ class Guide:
         return classifier_free_guidance(score_of, self.sde, labels, n, self._weight)
 
     def _with_classifier(self) -> Callable[..., ScoreFn]:
-        classifier, state = _load_classifier(self.config)
+        model = _load_classifier(self.config)
+        classifier, state = model.experiment, model.state
         self._num_classes = classifier.config.model.num_classes
         self.given = ((state.params_ema, state.model_state),)
         self.settings = {"guidance": "classifier", "classifier": self.config.guidance.classifier}
-        self.inputs = {"classifier": [int(state.step), checksum(state)]}
+        self.inputs = {"classifier": [int(state.step), crc32_of(state)]}
         to_unit = get_data_inverse_scaler(self.config)
         to_theirs = get_data_scaler(classifier.config)
         offset = to_theirs(to_unit(0.0))
@@ -106,16 +110,16 @@ class Guide:
             theirs = change_range(classifier.classifier_fn(*variables), scale, offset)
             classifier_fn = lambda x, sigma: theirs(parallel.shard_batch(x), sigma)  # noqa: E731
             return classifier_guidance(
-                *(score_fn, classifier_fn, self.sde, labels, self._weight, sigma_range)
+                score_fn, classifier_fn, self.sde, labels, self._weight, sigma_range
             )
 
         return guide
 
 
-def _load_classifier(config: ml_collections.ConfigDict) -> tuple[Experiment, losses.State]:
+def _load_classifier(config: ml_collections.ConfigDict) -> Model:
     """The configured classifier, which must be of images such as the score network makes."""
     g, data = config.guidance, config.data
-    classifier, state = load_classifier(g.classifier, g.checkpoint)
+    classifier = load_classifier(g.classifier, g.checkpoint)
     theirs = classifier.config.data
     for key in ("image_size", "num_channels"):
         if data[key] != theirs[key]:
@@ -127,7 +131,7 @@ def _load_classifier(config: ml_collections.ConfigDict) -> tuple[Experiment, los
     if data.dataset != theirs.dataset:
         line = "%s is a classifier of %s, and the score network makes images of %s"
         _log.warning(line, g.classifier, theirs.dataset, data.dataset)
-    return classifier, state
+    return classifier
 
 
 def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[float, float]:
@@ -141,7 +145,7 @@ def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[f
     return low, min(high, clamp or high)
 
 
-def evaluate_class_conditional(work: Work) -> Numbers:
+def evaluate_class_conditional(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images of the classes in turns: `class_conditional.{npz,png}`.
 
     The archive holds "samples": uint8 (N, H, W, C), and "labels": int32 (N,), those asked for. The
@@ -149,41 +153,41 @@ def evaluate_class_conditional(work: Work) -> Numbers:
     without noise, which has no part in drawing, says how many are of the class asked for. An
     evaluation of the score is one of the guided score.
     """
-    config, guide = work.config, Guide(work.experiment)
-    n, size = config.eval.num_samples, work.batch_size
+    config, guide = context.config, Guide(context.experiment)
+    n, size = config.eval.num_samples, context.batch_size
     rounds = -(-n // size)
     labels = np.resize(guide.labels, rounds * size)  # in turns
-    sampler = ImageSampler(work.experiment, guide.get_sampler)
+    sampler = ImageSampler(context.experiment, guide.get_sampler)
 
     def draw(i: int) -> Arrays:
         given = labels[i * size : (i + 1) * size], *guide.given
-        x = sampler(work.rng(i), work.state, f"class_conditional {i + 1}/{rounds}", given)
+        x = sampler(context.rng(i), context.state, f"class_conditional {i + 1}/{rounds}", given)
         return {"samples": images.to_uint8(x)} | sampler.costs
 
-    drawn = work.run_rounds("samples", n, draw)
+    drawn = context.run_rounds("samples", n, draw)
     samples, labels = drawn["samples"], labels[:n]
-    work.save_npz("class_conditional.npz", samples=samples, labels=labels)
+    context.save_npz("class_conditional.npz", samples=samples, labels=labels)
     rows = guide.labels[:n]
     each = min(n // len(rows), _COLUMNS)
     shown = samples[: each * len(rows)].reshape(each, len(rows), *samples.shape[1:])
-    work.save_grid("class_conditional.png", np.concatenate(np.moveaxis(shown, 1, 0)), each)
+    context.save_grid("class_conditional.png", np.concatenate(np.moveaxis(shown, 1, 0)), each)
     return {
         **guide.settings,
         "weight": {k: v for k, v in config.guidance.to_dict().items() if k not in _NO_WEIGHT},
         "num_samples": n,
         "labels": guide.labels.tolist(),
-        **_judge(work, samples, labels),
+        **_judge(context, samples, labels),
         "nfe": mean_nfe(drawn["nfe"]),
         **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},
         "sampling": config.sampling.to_dict(),
     }
 
 
-def _judge(work: Work, samples: np.ndarray, labels: np.ndarray) -> Numbers:
+def _judge(context: TaskContext, samples: np.ndarray, labels: np.ndarray) -> Numbers:
     """The share that a classifier of clean images finds to be of the class asked for."""
-    if work.config.eval.features != "classifier":
+    if context.config.eval.features != "classifier":
         return {}
-    extractor = features.get_feature_extractor(work.config)
+    extractor = features.get_feature_extractor(context.config)
     right = extractor(samples).logits.argmax(-1) == labels
     each = {str(label): round(float(right[labels == label].mean()), 4) for label in set(labels)}
     return {

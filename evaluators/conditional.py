@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.evaluators.image_sampler import ImageSampler
 from scorax.evaluators.originals import get_originals, likeness
 from scorax.evaluators.problems import Problem
@@ -15,7 +15,7 @@ from scorax.utils.rounds import Arrays
 _ROWS, _COLUMNS = 16, 8  # images, and samples of each, in the picture
 
 
-def evaluate_conditional(problem_class: type[Problem], work: Work) -> Numbers:
+def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> Numbers:
     """Draws `eval.samples_per_image` samples given a measurement of each image: `TASK.{npz,png}`.
 
     The archive holds "originals": uint8 (I, H, W, C), "measurements": float32 (I, *Y), "samples":
@@ -24,33 +24,35 @@ def evaluate_conditional(problem_class: type[Problem], work: Work) -> Numbers:
     compared with its original; what the samples miss of the measurement is taken before they are
     clipped and rounded, the largest deviation or, of "residual", the mean.
     """
-    problem, e = problem_class(work.experiment), work.config.eval
-    source = get_originals(work.config)
+    problem, e = problem_class(context.experiment), context.config.eval
+    source = get_originals(context.config)
     n, each = min(e.num_conditioned, len(source)), e.samples_per_image
-    originals = work.read(source, np.arange(n))
+    originals = context.read(source, np.arange(n))
     truth = originals.astype(np.float32) / 255
     measure = jax.jit(problem.measure)
-    y = np.asarray(measure(jax.random.fold_in(work.rng(0), 0), truth))
-    sampler = ImageSampler(work.experiment, problem.get_sampler)
-    rounds = -(-n * each // work.batch_size)
+    y = np.asarray(measure(jax.random.fold_in(context.rng(0), 0), truth))
+    sampler = ImageSampler(context.experiment, problem.get_sampler)
+    rounds = -(-n * each // context.batch_size)
 
     def draw(i: int) -> Arrays:
-        k = work.positions(i, n * each) // each
-        rng = jax.random.fold_in(work.rng(i), 1)
-        x = sampler(rng, work.state, f"{problem.name} {i + 1}/{rounds}", (y[k],))
+        k = context.positions(i, n * each) // each
+        rng = jax.random.fold_in(context.rng(i), 1)
+        x = sampler(rng, context.state, f"{problem.name} {i + 1}/{rounds}", (y[k],))
         arrays = {"samples": images.to_uint8(x), problem.misfit: problem.misfits(y[k], x)}
         return arrays | likeness(x, truth[k]) | sampler.costs
 
-    drawn = work.run_rounds("samples", n * each, draw)
+    drawn = context.run_rounds("samples", n * each, draw)
     samples = drawn["samples"].reshape(n, each, *problem.shape)
     arrays = {"originals": originals, "measurements": y, "samples": samples} | problem.arrays
-    work.save_npz(f"{problem.name}.npz", **arrays)
+    context.save_npz(f"{problem.name}.npz", **arrays)
     shown = problem.to_image(y)
     columns = [images.to_uint8(shown)[:, None], samples[:, :_COLUMNS], originals[:, None]]
     rows = np.concatenate(columns, axis=1)[:_ROWS]
-    work.save_grid(f"{problem.name}.png", rows.reshape(-1, *problem.shape), columns=rows.shape[1])
+    context.save_grid(
+        f"{problem.name}.png", rows.reshape(-1, *problem.shape), columns=rows.shape[1]
+    )
     return {
-        "images": e.images or f"{work.config.data.dataset} {e.split}",
+        "images": e.images or f"{context.config.data.dataset} {e.split}",
         "num_images": n,
         "samples_per_image": each,
         **problem.settings,
@@ -59,7 +61,7 @@ def evaluate_conditional(problem_class: type[Problem], work: Work) -> Numbers:
         problem.misfit: float(problem.summarize(drawn[problem.misfit])),
         "nfe": mean_nfe(drawn["nfe"]),
         **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},
-        "sampling": work.config.sampling.to_dict(),
+        "sampling": context.config.sampling.to_dict(),
     }
 
 

@@ -1,4 +1,4 @@
-"""What every task of `--mode eval` has in common: its settings, its images, its rounds, its files.
+"""What every task of `--mode eval` works with: a checkpoint, images, rounds and files.
 
 Everything is measured with the averaged parameters. Work is done in rounds of `eval.batch_size`
 (utils/rounds.py), which a killed evaluation does not make again. Whatever the hardware, a round is
@@ -8,24 +8,21 @@ inside `jit`.
 """
 
 import contextlib
-import dataclasses
 import functools
-import json
 import logging
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 
 from scorax import losses
-from scorax.datasets import Source, get_data_inverse_scaler, get_data_scaler, get_source
-from scorax.experiment import SCORE, Experiment
+from scorax.datasets import Source, get_source
+from scorax.experiment import Experiment
 from scorax.utils import images, parallel
+from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.logging import progress_bar
 from scorax.utils.rounds import Arrays, run_rounds
 
@@ -33,14 +30,11 @@ _log = logging.getLogger(__name__)
 
 Numbers = dict[str, Any]
 
-# beginnings of the config fields that every task depends on, and those that it does not
-_ALWAYS = ("seed", "data.", "model.", "training.sde", "training.continuous")
-_NEVER = ("data.num_threads",)
 # how many there are to be changes nothing in the rounds that there are
 _COUNTS = ("eval.num_samples", "eval.num_examples")
 
 
-class Work:
+class TaskContext:
     """One task on one checkpoint.
 
     Attributes:
@@ -87,7 +81,7 @@ class Work:
         return self.scaler(x.astype(np.float32) / 255)
 
     def rng(self, i: int) -> jax.Array:
-        """Key of round i: none of training, which folds in the step."""
+        """Key of round i; never equals a training key, because those fold in the step."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - 1)
         return jax.random.fold_in(key, i)
 
@@ -142,64 +136,6 @@ class Work:
         _log.info("picture: %s", self.path(file))
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluator:
-    """A task: `(experiment, state, folder) -> numbers for the report`.
-
-    Attributes:
-      name: of the task.
-      run: what it does.
-      depends_on: beginnings of the config fields that the result depends on, besides _ALWAYS.
-      check: builds what the task needs, to find out what is missing.
-      after: tasks whose files it reads.
-      made_with: the settings that the files in a folder were made with, where they say so; where
-        they do not, those in the report count.
-      at_least: a field of which more than is asked for changes nothing.
-      networks: that it is for, see `Experiment.network`.
-      get_inputs: what the result depends on besides config and checkpoint, of JSON types.
-    """
-
-    name: str
-    run: Callable[[Work], Numbers]
-    depends_on: tuple[str, ...]
-    check: Callable[[Experiment], Any] = lambda experiment: None
-    after: tuple[str, ...] = ()
-    made_with: Callable[[str], Numbers] | None = None
-    at_least: str | None = None
-    networks: tuple[str, ...] = (SCORE,)
-    get_inputs: Callable[[Experiment], Numbers] = lambda experiment: {}
-
-    def __call__(self, experiment: Experiment, state: losses.State, folder: str) -> Numbers:
-        settings = self.settings(experiment, state)
-        return self.run(Work(self.name, experiment, state, folder, settings))
-
-    def settings(self, experiment: Experiment, state: losses.State) -> Numbers:
-        """What the numbers depend on, by the name of the field, as JSON gives it back."""
-        config = flax.traverse_util.flatten_dict(experiment.config.to_dict(), sep=".")
-        fields = _ALWAYS + self.depends_on
-        chosen = {k: v for k, v in config.items() if k.startswith(fields) and k not in _NEVER}
-        checkpoint = {"step": int(state.step), "checksum": checksum(state)}
-        return json.loads(json.dumps(checkpoint | chosen | self.get_inputs(experiment)))
-
-    def find_changes(self, report: Numbers, settings: Numbers, folder: str) -> list[str]:
-        """Why the task has to be done, although it may be in the report.
-
-        Returns:
-          What is missing or has changed, as "sampling.snr: 0.1 -> 0.2"; nothing if its numbers
-          still hold.
-        """
-        if self.name not in report:
-            return ["no numbers of it"]
-        old, new = report.get("settings", {}).get(self.name, {}), settings
-        if self.made_with is not None:
-            # An evaluation killed before it could write its report leaves newer files.
-            old = self.made_with(folder)
-        if self.at_least and old.get(self.at_least, 0) >= new[self.at_least]:
-            old = old | {self.at_least: new[self.at_least]}
-        keys = [k for k in old | new if k not in old or k not in new or old[k] != new[k]]
-        return [f"{k}: {old.get(k, '(not there)')} -> {new.get(k, '(not there)')}" for k in keys]
-
-
 @contextlib.contextmanager
 def naming_failures() -> Iterator[None]:
     """Lets a FloatingPointError out of a compiled program, which JAX wraps in one of its own.
@@ -233,11 +169,3 @@ def mean_nfe(nfe: np.ndarray) -> float:
     """Evaluations of the score for one sample, from those of each round."""
     mean = round(float(nfe.mean()), 2)
     return int(mean) if mean.is_integer() else mean
-
-
-def checksum(state: losses.State) -> int:
-    """Of the averaged parameters: another training has the same steps."""
-    checksum = 0
-    for x in jax.tree.leaves((state.params_ema, state.model_state)):
-        checksum = zlib.crc32(np.ascontiguousarray(x), checksum)
-    return checksum

@@ -7,18 +7,18 @@ import ml_collections
 import numpy as np
 
 from scorax.conditioning.denoising import DENOISERS, Denoiser, get_denoiser
-from scorax.datasets import get_data_scaler
-from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.evaluators.originals import get_originals, likeness
 from scorax.experiment import Experiment
 from scorax.metrics import image_pairs
 from scorax.utils import images
+from scorax.utils.data_range import get_data_scaler
 from scorax.utils.rounds import Arrays
 
 _ROWS = 8  # images in the picture
 
 
-def evaluate_denoise(work: Work) -> Numbers:
+def evaluate_denoise(context: TaskContext) -> Numbers:
     """Adds noise to images and removes it by each of `eval.denoisers`: `denoise.{npz,png}`.
 
     The archive holds "originals": uint8 (N, H, W, C), "noisy": float32, in the range [0, 1] and
@@ -26,44 +26,44 @@ def evaluate_denoise(work: Work) -> Numbers:
     for each image: original, noisy, denoised. PSNR and SSIM are means over the images; those of
     "clipped" are of the noisy image clipped to [0, 1], as what the denoisers make is.
     """
-    e, source = work.config.eval, get_originals(work.config)
-    n, (sigma, _) = min(e.num_denoised, len(source)), _noise(work.config)
+    e, source = context.config.eval, get_originals(context.config)
+    n, (sigma, _) = min(e.num_denoised, len(source)), _noise(context.config)
     denoisers = {
-        name: work.compile(_with_key_last(denoiser))
-        for name, denoiser in get_denoisers(work.experiment).items()
+        name: context.compile(_with_key_last(denoiser))
+        for name, denoiser in get_denoisers(context.experiment).items()
     }
 
     def one(i: int) -> Arrays:
-        x = work.read(source, work.positions(i, len(source)))
-        noise = np.asarray(jax.random.normal(jax.random.fold_in(work.rng(i), 0), x.shape))
-        y = (work.to_model(x) + sigma * noise).astype(np.float32)
-        noisy, truth = work.to_unit(y), x.astype(np.float32) / 255
+        x = context.read(source, context.positions(i, len(source)))
+        noise = np.asarray(jax.random.normal(jax.random.fold_in(context.rng(i), 0), x.shape))
+        y = (context.to_model(x) + sigma * noise).astype(np.float32)
+        noisy, truth = context.to_unit(y), x.astype(np.float32) / 255
         arrays = {"originals": x, "noisy": noisy} | _named("clipped", likeness(noisy, truth))
         raw = {f: getattr(image_pairs, f)(noisy, truth) for f in ("psnr", "ssim")}
         arrays |= _named("noisy", raw)
         for name, denoise in denoisers.items():
             # The same draws whatever the other denoisers are.
-            rng = jax.random.fold_in(work.rng(i), 1 + list(DENOISERS).index(name))
+            rng = jax.random.fold_in(context.rng(i), 1 + list(DENOISERS).index(name))
             found, nfe = denoise(y, rng)
-            _check_finite(work, name, found)
-            found = work.to_unit(found)
+            _check_finite(context, name, found)
+            found = context.to_unit(found)
             arrays |= {name: images.to_uint8(found)}
             arrays |= _named(name, likeness(found, truth) | {"nfe": np.array([nfe])})
         return arrays
 
-    arrays = work.show_rounds("denoise", n, one)
+    arrays = context.show_rounds("denoise", n, one)
     columns = {name: arrays[name] for name in ("originals", "noisy", *denoisers)}
-    work.save_npz("denoise.npz", **columns)
+    context.save_npz("denoise.npz", **columns)
     columns["noisy"] = images.to_uint8(columns["noisy"])
     rows = np.stack([x[:_ROWS] for x in columns.values()], axis=1)
-    work.save_grid("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
+    context.save_grid("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
     likenesses = {
         name: {f: float(arrays[f"{name}_{f}"].mean()) for f in ("psnr", "ssim")}
         for name in ("noisy", "clipped", *denoisers)
     }
     for name in denoisers:
         likenesses[name]["nfe"] = mean_nfe(arrays[f"{name}_nfe"])
-    shown = e.images or f"{work.config.data.dataset} {e.split}"
+    shown = e.images or f"{context.config.data.dataset} {e.split}"
     return {"images": shown, "num_denoised": n, "noise_std": e.noise_std} | likenesses
 
 
@@ -128,9 +128,9 @@ def _named(name: str, arrays: Arrays) -> Arrays:
     return {f"{name}_{key}": value for key, value in arrays.items()}
 
 
-def _check_finite(work: Work, name: str, x: np.ndarray) -> None:
+def _check_finite(context: TaskContext, name: str, x: np.ndarray) -> None:
     if not np.isfinite(x).all():
         raise FloatingPointError(
             f"images denoised by {name!r} are not finite (checkpoint of step "
-            f"{int(work.state.step)}); choose an earlier one with --config.eval.checkpoint"
+            f"{int(context.state.step)}); choose an earlier one with --config.eval.checkpoint"
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from scorax import losses
 from scorax.datasets import get_dataset
-from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.experiment import Experiment
 from scorax.likelihood import dequantize, get_configured_likelihood_fn, pool
 from scorax.sde_lib import ScoreFn
@@ -16,15 +16,15 @@ from scorax.utils import parallel
 from scorax.utils.rounds import Arrays
 
 
-def evaluate_loss(work: Work) -> Numbers:
+def evaluate_loss(context: TaskContext) -> Numbers:
     """The training objective on held-out images, one noise level and noise for each of them.
 
     Every example counts the same, also those of a last batch that is not full: its place in the
     split is what its noise is drawn from. The standard error has both in it, examples and noise.
     """
-    config, state, n = work.config, work.state, work.num_examples
-    loss_fn = work.experiment.loss_fn(train=False)
-    batches = get_dataset(config, config.eval.split, work.batch_size, shuffle=False)
+    config, state, n = context.config, context.state, context.num_examples
+    loss_fn = context.experiment.loss_fn(train=False)
+    batches = get_dataset(config, config.eval.split, context.batch_size, shuffle=False)
 
     @jax.jit
     def loss_of_each(params: Any, model_state: Any, batch: losses.Batch) -> jax.Array:
@@ -43,44 +43,44 @@ def evaluate_loss(work: Work) -> Numbers:
         each = loss_of_each(state.params_ema, state.model_state, batch)
         return {"loss": parallel.to_host(each)}
 
-    return _report(work, "loss", work.show_rounds("loss", n, one)["loss"])
+    return _report(context, "loss", context.show_rounds("loss", n, one)["loss"])
 
 
-def evaluate_bpd(work: Work) -> Numbers:
+def evaluate_bpd(context: TaskContext) -> Numbers:
     """Bits per dimension of images, each with `eval.bpd_repeats` draws of noise: `bpd.npz`.
 
     The archive holds "bpd": (R, N) and "stderr": (R, N), the part of the choice of probes in their
     error. The standard error of the mean is over the images.
     """
-    config, source, n = work.config, work.source, work.num_examples
-    likelihood_fn = get_configured_likelihood_fn(config, work.experiment.sde)
+    config, source, n = context.config, context.source, context.num_examples
+    likelihood_fn = get_configured_likelihood_fn(config, context.experiment.sde)
 
     def evaluate(score_fn: ScoreFn, x: jax.Array, rng: jax.Array) -> tuple:
         found = likelihood_fn(rng, score_fn, x)
         return found.bpd, found.stderr, found.nfe
 
-    compiled = work.compile(evaluate)
+    compiled = context.compile(evaluate)
 
     def one(repeat: int, i: int) -> Arrays:
-        noise_rng, probe_rng = jax.random.split(jax.random.fold_in(work.rng(i), repeat))
-        x = dequantize(noise_rng, work.read(source, work.positions(i, len(source))))
-        bpd, stderr, nfe = compiled(np.asarray(work.scaler(x)), probe_rng)
+        noise_rng, probe_rng = jax.random.split(jax.random.fold_in(context.rng(i), repeat))
+        x = dequantize(noise_rng, context.read(source, context.positions(i, len(source))))
+        bpd, stderr, nfe = compiled(np.asarray(context.scaler(x)), probe_rng)
         return {"bpd": bpd, "stderr": stderr, "nfe": np.array([nfe])}
 
     parts = [
-        work.show_rounds(f"bpd_{r}", n, functools.partial(one, r))
+        context.show_rounds(f"bpd_{r}", n, functools.partial(one, r))
         for r in range(config.eval.bpd_repeats)
     ]
     bpd, stderr = (np.stack([p[name] for p in parts]) for name in ("bpd", "stderr"))
-    work.save_npz("bpd.npz", bpd=bpd, stderr=stderr)
+    context.save_npz("bpd.npz", bpd=bpd, stderr=stderr)
     nfe = mean_nfe(np.concatenate([p["nfe"] for p in parts]))
-    return _report(work, "bpd", bpd) | {"repeats": len(parts), "nfe": nfe}
+    return _report(context, "bpd", bpd) | {"repeats": len(parts), "nfe": nfe}
 
 
-def _report(work: Work, name: str, values: np.ndarray) -> Numbers:
+def _report(context: TaskContext, name: str, values: np.ndarray) -> Numbers:
     """The mean of (N,) or (R, N) numbers, one for each image and draw of noise."""
     mean, stderr, n = pool(values)
-    report = {"split": work.config.eval.split, "num_examples": n, name: mean}
+    report = {"split": context.config.eval.split, "num_examples": n, name: mean}
     return report | {"stderr": stderr if n > 1 else None}
 
 

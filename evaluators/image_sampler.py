@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from scorax import losses, sampling
-from scorax.datasets import get_data_inverse_scaler
 from scorax.evaluators.context import naming_failures
 from scorax.experiment import Experiment
 from scorax.utils import parallel
+from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import progress_bar
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays

@@ -4,93 +4,92 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scorax.evaluators.context import Numbers, Work, mean_nfe
+from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.experiment import Experiment
 from scorax.metrics import image_pairs
 from scorax.solvers import probability_flow
 from scorax.utils import images
+from scorax.utils.options import configured
 from scorax.utils.rounds import Arrays
 
 
 def get_codec(experiment: Experiment) -> tuple[Callable, Callable]:
     """The encoder and the decoder of the config's probability-flow ODE."""
-    config = experiment.config
-    settings = probability_flow.get_integrator_settings(config)
-    build = probability_flow.get_encoder, probability_flow.get_decoder
-    return tuple(get(experiment.sde, **settings, eps=config.sampling.eps or None) for get in build)
+    rows = probability_flow.get_encoder, probability_flow.get_decoder
+    return tuple(row(experiment.sde, **configured(row, experiment.config)) for row in rows)
 
 
-def evaluate_encode(work: Work) -> Numbers:
+def evaluate_encode(context: TaskContext) -> Numbers:
     """Images through the probability-flow ODE into latents and back: `encode.{npz,png}`.
 
     The archive holds "images" and "reconstructions": uint8 (N, H, W, C), and "latents": float32
     (N, H, W, C), which should look like draws from N(0, prior_std^2). The picture has the
     reconstructions under the originals.
     """
-    n = min(work.config.eval.num_encoded, len(work.source))
-    encode, decode = map(work.compile, get_codec(work.experiment))
+    n = min(context.config.eval.num_encoded, len(context.source))
+    encode, decode = map(context.compile, get_codec(context.experiment))
 
     def one(i: int) -> Arrays:
-        x = work.read(work.source, work.positions(i, len(work.source)))
-        z, there = encode(work.to_model(x))
+        x = context.read(context.source, context.positions(i, len(context.source)))
+        z, there = encode(context.to_model(x))
         y, back = decode(z)
-        y = np.clip(work.to_unit(y), 0, 1)
+        y = np.clip(context.to_unit(y), 0, 1)
         arrays = {"images": x, "latents": z, "reconstructions": images.to_uint8(y)}
         arrays["psnr"] = image_pairs.psnr(y, x.astype(np.float32) / 255)
         return arrays | {"nfe_encode": np.array([there]), "nfe_decode": np.array([back])}
 
-    arrays = work.show_rounds("encode", n, one)
+    arrays = context.show_rounds("encode", n, one)
     psnr, nfe_encode, nfe_decode = (arrays.pop(k) for k in ("psnr", "nfe_encode", "nfe_decode"))
-    work.save_npz("encode.npz", **arrays)
+    context.save_npz("encode.npz", **arrays)
     shown = min(n, 16)
     pair = arrays["images"][:shown], arrays["reconstructions"][:shown]
-    work.save_grid("encode.png", np.concatenate(pair), columns=shown)
+    context.save_grid("encode.png", np.concatenate(pair), columns=shown)
     return {
-        "split": work.config.eval.split,
+        "split": context.config.eval.split,
         "num_encoded": n,
         "psnr": float(np.minimum(psnr, 100).mean()),  # equal images: 100, not infinity
         "nfe_encode": mean_nfe(nfe_encode),
         "nfe_decode": mean_nfe(nfe_decode),
         "latent_mean": float(arrays["latents"].mean(dtype=np.float64)),
         "latent_variance": float(arrays["latents"].var(dtype=np.float64)),
-        "prior_variance": float(work.experiment.sde.prior_std) ** 2,
+        "prior_variance": float(context.experiment.sde.prior_std) ** 2,
     }
 
 
-def evaluate_interpolate(work: Work) -> Numbers:
+def evaluate_interpolate(context: TaskContext) -> Numbers:
     """Ways between two images, through latent space: `interpolate.{npz,png}`, a row each.
 
     The archive holds "originals": uint8 (P, 2, H, W, C), their "latents": float32 of that shape,
     the "weights": (K,) of the second one, and "images": uint8 (P, K, H, W, C).
     """
-    e = work.config.eval
-    pairs = min(e.num_pairs, len(work.source) // 2)
-    originals = work.read(work.source, np.arange(2 * pairs))
+    e = context.config.eval
+    pairs = min(e.num_pairs, len(context.source) // 2)
+    originals = context.read(context.source, np.arange(2 * pairs))
     weights = np.linspace(0, 1, e.num_points, dtype=np.float32)
-    encode, decode = map(work.compile, get_codec(work.experiment))
+    encode, decode = map(context.compile, get_codec(context.experiment))
 
     def encode_one(i: int) -> Arrays:
-        z, nfe = encode(work.to_model(originals[work.positions(i, len(originals))]))
+        z, nfe = encode(context.to_model(originals[context.positions(i, len(originals))]))
         return {"latents": z, "nfe": np.array([nfe])}
 
     def decode_one(i: int) -> Arrays:
-        x, nfe = decode(ways[work.positions(i, len(ways))])
-        return {"images": images.to_uint8(work.to_unit(x)), "nfe": np.array([nfe])}
+        x, nfe = decode(ways[context.positions(i, len(ways))])
+        return {"images": images.to_uint8(context.to_unit(x)), "nfe": np.array([nfe])}
 
-    encoded = work.show_rounds("encode", len(originals), encode_one)
+    encoded = context.show_rounds("encode", len(originals), encode_one)
     latents = encoded["latents"].reshape(pairs, 2, *originals.shape[1:])
     ways = [np.asarray(probability_flow.interpolate(a, b, weights)) for a, b in latents]
     ways = np.concatenate(ways)
-    decoded = work.show_rounds("decode", len(ways), decode_one)
+    decoded = context.show_rounds("decode", len(ways), decode_one)
     x = decoded["images"]
-    work.save_npz(
+    context.save_npz(
         "interpolate.npz",
         originals=originals.reshape(latents.shape),
         latents=latents,
         weights=weights,
         images=x.reshape(pairs, e.num_points, *x.shape[1:]),
     )
-    work.save_grid("interpolate.png", x, columns=e.num_points)
+    context.save_grid("interpolate.png", x, columns=e.num_points)
     return {
         "split": e.split,
         "num_pairs": pairs,

@@ -27,11 +27,12 @@ from scorax.controllable_generation import (
     get_resampling_corrector,
     inpainting_projection,
 )
-from scorax.datasets import get_data_inverse_scaler, get_data_scaler
 from scorax.evaluators.context import Numbers
 from scorax.experiment import Experiment
-from scorax.sde_lib import SDE, Projection, Sampler, ScoreFn
+from scorax.sde_lib import Projection, Sampler, ScoreFn
 from scorax.utils.arrays import lookup
+from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
+from scorax.utils.options import configured
 from scorax.utils.progress import Observer
 
 HIDDEN = 0.5  # the gray of pixels that are not known
@@ -69,7 +70,8 @@ class Problem(abc.ABC):
         self.shape = (data.image_size, data.image_size, data.num_channels)
         self.to_model = get_data_scaler(self.config)
         self.to_unit = get_data_inverse_scaler(self.config)
-        self.settings: Numbers = {"likelihood": likelihood or "none", **self._options()}
+        options = configured(LIKELIHOODS[likelihood], self.config) if likelihood else {}
+        self.settings: Numbers = {"likelihood": likelihood or "none", **options}
         self.arrays: dict[str, np.ndarray] = {}
 
     @abc.abstractmethod
@@ -92,11 +94,8 @@ class Problem(abc.ABC):
         """The score given y: (B, *Y), a measurement by the operator."""
         if not self.likelihood:
             return score_fn
-        unit = self.to_unit(1.0) - self.to_unit(0.0)
-        # Variances of the image, which the likelihoods take in the model's range.
-        factors = {"gamma": unit**2, "data_variance": unit**-2}
-        options = {name: value * factors.get(name, 1) for name, value in self._options().items()}
         likelihood = LIKELIHOODS[self.likelihood]
+        options = configured(likelihood, self.config, self.to_model(1.0) - self.to_model(0.0))
         return likelihood(self.sde, self._of_model_range, y, self.std, **options)(score_fn)
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
@@ -107,21 +106,32 @@ class Problem(abc.ABC):
         """The configured sampler: `(rng, score_fn, shape, y: (B, *Y)) -> (samples, nfe)`."""
 
         def sampler(rng: jax.Array, score_fn: ScoreFn, shape: tuple[int, ...], y: jax.Array) -> Any:
-            sample = _configured_sampler(self.config, self.sde, observer, self.projection(y))
+            sample = self._sampler_with(self.projection(y), observer)
             return sample(rng, self.condition(y, score_fn), shape)
 
         return sampler
 
+    def _sampler_with(self, projection: Projection | None, observer: Observer | None) -> Sampler:
+        """The configured sampler, with RePaint's resampling as its corrector where asked for.
+
+        Raises:
+          ValueError: for resampling with another sampler than "pc".
+        """
+        e, method = self.config.eval, self.config.sampling.method.lower()
+        resampling: dict[str, Any] = {}
+        if projection is not None and e.resampling_steps:
+            if method != "pc":
+                raise ValueError(
+                    f"eval.resampling_steps={e.resampling_steps} needs sampling.method='pc', not "
+                    f"{method!r}; set one of them"
+                )
+            predictor = configured(sampling.get_pc_sampler, self.config)["predictor"]
+            corrector = get_resampling_corrector(predictor, projection, e.resampling_jump)
+            resampling = {"corrector": corrector, "n_steps": e.resampling_steps}
+        return sampling.get_sampling_fn(self.config, self.sde, observer, projection, **resampling)
+
     def _of_model_range(self, x: jax.Array) -> jax.Array:
         return self.operator(self.to_unit(x))
-
-    def _options(self) -> dict[str, Any]:
-        """What the likelihood takes besides the measurement."""
-        fields = _LIKELIHOOD_FIELDS.get(self.likelihood, {})
-        options = {name: self.config.eval[field] for name, field in fields.items()}
-        if not options.get("iterations", 1):
-            del options["iterations"]  # the method's own number
-        return options
 
 
 class Inpainting(Problem):
@@ -159,7 +169,10 @@ class Colorization(Problem):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment, _exact_likelihood(experiment.config))
-        _check_color(self.config, "the task colorize")
+        if self.shape[-1] != 3:
+            raise ValueError(
+                f"the task colorize takes colour images, but data.num_channels={self.shape[-1]}"
+            )
         self.basis = self.config.eval.color_basis
         self.operator = operators.get_grayscale(self.basis)
         self.settings |= {"color_basis": self.basis}
@@ -227,87 +240,11 @@ def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
 def _get_operator(config: ml_collections.ConfigDict) -> operators.Operator:
     """`eval.operator` with its parameters, which has been shown an image."""
     e, data = config.eval, config.data
-    build = lookup(operators.OPERATORS, e.operator, "operator (eval.operator)")
-    shape = (data.image_size, data.image_size, data.num_channels)
-    if e.operator == "grayscale":
-        _check_color(config, "eval.operator='grayscale'")
+    row = lookup(operators.OPERATORS, e.operator, "operator (eval.operator)")
+    shape = (1, data.image_size, data.image_size, data.num_channels)
     try:
-        operator = build(**_OPERATOR_ARGUMENTS.get(e.operator, lambda config: {})(config))
-        jax.eval_shape(operator, jax.ShapeDtypeStruct((1, *shape), np.float32))
+        operator = row(**configured(row, config))
+        jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, np.float32))
     except (TypeError, ValueError) as error:
         raise ValueError(f"eval.operator={e.operator!r}: {error}") from error
     return operator
-
-
-def _projection_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    data = config.data
-    shape = (data.image_size, data.image_size, data.num_channels)
-    n = round(config.eval.operator_fraction * np.prod(shape))
-    return {"shape": shape, "n": int(n), "seed": config.seed}
-
-
-def _mask_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    e = config.eval
-    return {"mask": masks.get_mask(e.mask, config.data.image_size, e.mask_amount, config.seed)}
-
-
-def _check_color(config: ml_collections.ConfigDict, what: str) -> None:
-    if config.data.num_channels != 3:
-        raise ValueError(
-            f"{what} takes colour images, but data.num_channels={config.data.num_channels}: this "
-            "network makes gray ones"
-        )
-
-
-def _configured_sampler(
-    config: ml_collections.ConfigDict,
-    sde: SDE,
-    observer: Observer | None,
-    projection: Projection | None,
-) -> Sampler:
-    """The configured sampler, with RePaint's resampling for its corrector if that is asked for.
-
-    Raises:
-      ValueError: for resampling with another sampler than "pc".
-    """
-    e, s = config.eval, config.sampling
-    if projection is None or not e.resampling_steps:
-        return sampling.get_sampling_fn(config, sde, observer, projection)
-    if s.method.lower() != "pc":
-        raise ValueError(
-            f"eval.resampling_steps={e.resampling_steps} needs sampling.method='pc', not "
-            f"{s.method!r}; set one of them"
-        )
-    predictor = lookup(sampling.PREDICTORS, s.predictor.lower(), "predictor (sampling.predictor)")
-    return sampling.get_pc_sampler(
-        sde.with_steps(s.steps) if s.steps else sde,
-        predictor,
-        get_resampling_corrector(predictor, projection, e.resampling_jump),
-        n_steps=e.resampling_steps,
-        probability_flow=s.probability_flow,
-        denoise=s.noise_removal,
-        eps=s.eps or None,
-        observer=observer,
-        projection=projection,
-    )
-
-
-# operator -> its arguments; those that are not here take none
-_OPERATOR_ARGUMENTS = {
-    "mask": _mask_arguments,
-    "grayscale": lambda config: {"basis": config.eval.color_basis},
-    "block_mean": lambda config: {"factor": config.eval.operator_factor},
-    "gaussian_blur": lambda config: {"width": config.eval.operator_width},
-    "motion_blur": lambda config: {
-        "length": config.eval.operator_length,
-        "angle": config.eval.operator_angle,
-    },
-    "random_projection": _projection_arguments,
-}
-# likelihood -> its arguments -> fields of config.eval
-_LIKELIHOOD_FIELDS = {
-    "sda": {"gamma": "gamma"},
-    "dps": {"zeta": "zeta"},
-    "pigdm": {"data_variance": "data_variance", "iterations": "likelihood_iterations"},
-    "mmps": {"iterations": "likelihood_iterations"},
-}

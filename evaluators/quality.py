@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from scorax.datasets import get_source
-from scorax.evaluators.context import Numbers, Work
+from scorax.evaluators.context import Numbers, TaskContext
 from scorax.evaluators.samples import read_archive
 from scorax.experiment import Experiment
 from scorax.metrics import features
@@ -20,22 +20,22 @@ _log = logging.getLogger(__name__)
 _KEPT = 50_000  # reference images whose features are kept: FID and its like use no more samples
 
 
-def evaluate_fd(work: Work) -> Numbers:
+def evaluate_fd(context: TaskContext) -> Numbers:
     """Every row of `metrics.METRICS` for `eval.num_samples` samples and the training images.
 
     The Fréchet distance goes by the name of its features: "FID" is that of Inception-v3 alone. A
     metric that cannot be computed is in "left_out", with the reason; the distance always can.
     """
-    n = work.config.eval.num_samples
-    extractor = features.get_feature_extractor(work.config)
-    reference = _get_reference(work, extractor)
-    samples = read_archive(work.folder)["samples"][:n]
+    n = context.config.eval.num_samples
+    extractor = features.get_feature_extractor(context.config)
+    reference = _get_reference(context, extractor)
+    samples = read_archive(context.folder)["samples"][:n]
 
     def extract(i: int) -> Arrays:
-        found = extractor(samples[i * work.batch_size : (i + 1) * work.batch_size])
+        found = extractor(samples[i * context.batch_size : (i + 1) * context.batch_size])
         return {name: x for name, x in found._asdict().items() if x is not None}
 
-    found = Features(**work.show_rounds("features", n, extract))
+    found = Features(**context.show_rounds("features", n, extract))
     report = {
         "features": extractor.name,
         "num_samples": n,
@@ -66,12 +66,12 @@ def _measure(found: Features, reference: Statistics, distance_name: str) -> Numb
     return numbers | ({"left_out": left_out} if left_out else {})
 
 
-def _get_reference(work: Work, extractor: features.FeatureExtractor) -> Statistics:
+def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -> Statistics:
     """Those of `eval.stats` or, if there are none, of the training images, kept for other steps."""
-    config = work.config
+    config = context.config
     if config.eval.stats:
         return features.get_reference_statistics(config, extractor)
-    path = os.path.join(os.path.dirname(work.folder), f"statistics_{extractor.name}.npz")
+    path = os.path.join(os.path.dirname(context.folder), f"statistics_{extractor.name}.npz")
     expected = features.get_data_description(config) | {"split": "train"}
     expected |= {key: extractor.provenance[key] for key in ("features", "sha256")}
     statistics = None

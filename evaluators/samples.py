@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scorax.evaluators.context import Numbers, Work, mean_nfe, without_counts
+from scorax.evaluators.context import Numbers, TaskContext, mean_nfe, without_counts
 from scorax.evaluators.image_sampler import ImageSampler
 from scorax.utils import images, parallel
 from scorax.utils.rounds import Arrays
@@ -14,32 +14,34 @@ from scorax.utils.rounds import Arrays
 ARCHIVE = "samples.npz"
 
 
-def evaluate_samples(work: Work) -> Numbers:
+def evaluate_samples(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of the first batch.
 
     The archive holds "samples": uint8 (N, H, W, C), "nfe": (rounds,), and "settings": those they
     were drawn with, as JSON. What an earlier evaluation has drawn with the same ones is not drawn
     again, and is not in the seconds of the report.
     """
-    config, sampler = work.config, ImageSampler(work.experiment)
-    n, size = config.eval.num_samples, work.batch_size
-    same = without_counts(read_settings(work.folder)) == without_counts(work.settings)
-    kept = read_archive(work.folder) if same else {}
+    config, sampler = context.config, ImageSampler(context.experiment)
+    n, size = config.eval.num_samples, context.batch_size
+    same = without_counts(read_settings(context.folder)) == without_counts(context.settings)
+    kept = read_archive(context.folder) if same else {}
 
     def draw(i: int) -> Arrays:
         rows = slice(i * size, (i + 1) * size)
         if kept and len(kept["samples"]) >= rows.stop:
             x, nfe = kept["samples"][rows], kept["nfe"][i : i + 1]
             return {"samples": x, "nfe": nfe} | _seconds(0, 0)
-        x = images.to_uint8(sampler(work.rng(i), work.state, f"sampling {i + 1}/{-(-n // size)}"))
+        x = images.to_uint8(
+            sampler(context.rng(i), context.state, f"sampling {i + 1}/{-(-n // size)}")
+        )
         if i == 0:
-            _save_animation(work.path("process.gif"), sampler.frames, config.eval.frames)
+            _save_animation(context.path("process.gif"), sampler.frames, config.eval.frames)
         return {"samples": x} | sampler.costs
 
-    drawn = work.run_rounds("samples", n, draw)
+    drawn = context.run_rounds("samples", n, draw)
     arrays = {name: drawn[name] for name in ("samples", "nfe")}
-    work.save_npz(ARCHIVE, **arrays, settings=np.array(json.dumps(work.settings)))
-    work.save_grid("samples.png", drawn["samples"][:64])
+    context.save_npz(ARCHIVE, **arrays, settings=np.array(json.dumps(context.settings)))
+    context.save_grid("samples.png", drawn["samples"][:64])
     seconds = {name: round(float(drawn[name].sum()), 2) for name in _seconds(0, 0)}
     nfe = mean_nfe(drawn["nfe"])
     return {"num_samples": n, "nfe": nfe} | seconds | {"sampling": config.sampling.to_dict()}

@@ -21,7 +21,7 @@ a denoiser D of data with noise, sigma / mu in our terms, around an inner networ
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,7 @@ from scorax.models.noise_classifier import NoiseClassifier
 from scorax.models.wideresnet import WideResnet
 from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
 from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.options import Option, configured
 
 Params = Any
 Net = Callable[[jax.Array, jax.Array], jax.Array]
@@ -78,13 +79,19 @@ class Preconditioning(NamedTuple):
     c_drop: jax.Array
 
 
-def _edm(sigma: jax.Array, sigma_data: float = 0.5) -> Preconditioning:
+def _edm(
+    sigma: jax.Array, sigma_data: Annotated[float, Option("model.sigma_data")] = 0.5
+) -> Preconditioning:
     total = sigma**2 + sigma_data**2
     c_skip, c_out = sigma_data**2 / total, sigma * sigma_data * total**-0.5
     return Preconditioning(c_skip, c_out, total**-0.5, jnp.log(sigma) / 4, 1 / total)
 
 
-def _edm_vp(sigma: jax.Array, beta_min: float = 0.1, beta_max: float = 20.0) -> Preconditioning:
+def _edm_vp(
+    sigma: jax.Array,
+    beta_min: Annotated[float, Option("model.beta_min")] = 0.1,
+    beta_max: Annotated[float, Option("model.beta_max")] = 20.0,
+) -> Preconditioning:
     t = VPSDE(beta_min, beta_max).time_of_log_snr(-2 * jnp.log(sigma))
     return _residual(-sigma, (1 + sigma**2) ** -0.5, 999 * t)
 
@@ -151,8 +158,15 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
       ValueError: for an unknown name, or one that does not fit the network's switches.
     """
     name = _parametrization_name(config, sde)
+    _check_parametrization(config, name)
+    constants = configured(PRECONDITIONINGS[name], config) if name in PRECONDITIONINGS else {}
+    row = PARAMETRIZATIONS[name]
+    return functools.partial(row, **constants) if constants else row
+
+
+def _check_parametrization(config: ml_collections.ConfigDict, name: str) -> None:
     rows = PARAMETRIZATIONS | {"score_sde": None}  # resolved above, but a choice all the same
-    row = lookup(rows, name, "parametrization (model.parametrization)")
+    lookup(rows, name, "parametrization (model.parametrization)")
     m, embedding = config.model, _embedding_type(config.model)
     if name.endswith("_index") and embedding == "fourier":
         raise ValueError(
@@ -176,8 +190,6 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
             f"{name!r} with model.embedding_type={embedding!r} does not give it; set "
             "model.scale_by_sigma=False"
         )
-    constants = {field: m[field] for field in _ROW_FIELDS.get(name, ())}
-    return functools.partial(row, **constants) if constants else row
 
 
 def _parametrization_name(config: ml_collections.ConfigDict, sde: SDE) -> str:
@@ -237,15 +249,19 @@ def get_score_fn(
     return functools.partial(parametrization, sde, net)
 
 
-def get_model(config: ml_collections.ConfigDict) -> nn.Module:
+def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.Module:
     """Builds the network that `config.model` describes, without parameters.
+
+    Args:
+      config: the whole config.
+      sde: its SDE, if it has been built before.
 
     Raises:
       ValueError: for an unknown name or a field out of range.
     """
     cls = _model_class(config.model)
-    sde = get_sde(config)
-    get_parametrization(config, sde)
+    sde = sde or get_sde(config)
+    _check_parametrization(config, _parametrization_name(config, sde))
     row = config.model.parametrization
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
@@ -278,11 +294,18 @@ def init_model(
       ValueError: for an unknown name or a field out of range.
     """
     model = get_model(config)
+    return model, *init_variables(rng, model, config)
+
+
+def init_variables(
+    rng: jax.Array, model: nn.Module, config: ml_collections.ConfigDict
+) -> tuple[Params, Params]:
+    """The parameters of a network before training, and its other variable collections."""
     size, channels = config.data.image_size, config.data.num_channels
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     # Draws the parameters and never runs, nor compiles, the network.
     variables = model.lazy_init(rng, x, jax.ShapeDtypeStruct((1,), jnp.float32))
-    return model, variables.pop("params"), variables
+    return variables.pop("params"), variables
 
 
 MODELS = {
@@ -303,8 +326,6 @@ PRECONDITIONINGS = {
     "edm_ve": _edm_ve,
     "edm_iddpm": _edm_iddpm,
 }
-# row -> fields of `config.model` that are its constants
-_ROW_FIELDS = {"edm": ("sigma_data",), "edm_vp": ("beta_min", "beta_max")}
 PARAMETRIZATIONS = {
     "sigma": _sigma,
     "sigma_index": _sigma_index,

@@ -2,7 +2,8 @@
 
 Samplers of the same kind as those of `sampling.py`, and of no more knowledge: mu, sigma and log-SNR
 are all that the few-step solvers ask of an SDE. A row of SOLVERS is a builder
-`(sde, ..., denoise, eps, t_start, projection, observer) -> Sampler`.
+`(sde, ..., denoise, eps, t_start, projection, observer) -> Sampler`, whose parameters say which
+config key sets them (`utils.options`).
 
     ddim          Song et al. 2021a (arXiv 2010.02502); exponential Euler
     heun          Karras et al. 2022 (arXiv 2206.00364), with churn
@@ -16,7 +17,8 @@ are all that the few-step solvers ask of an SDE. A row of SOLVERS is a builder
 import functools
 
 from scorax.solvers.adaptive import get_adaptive_sampler
-from scorax.solvers.few_step import get_heun_sampler, get_multistep_sampler
+from scorax.solvers.few_step import get_multistep_sampler
+from scorax.solvers.heun import get_heun_sampler
 from scorax.solvers.probability_flow import ODE_SOLVERS
 from scorax.solvers.time_grids import TIME_GRIDS
 
@@ -24,10 +26,10 @@ __all__ = ["ODE_SOLVERS", "SOLVERS", "TIME_GRIDS"]
 
 SOLVERS = {
     "ddim": functools.partial(get_multistep_sampler, order=1),
-    "heun": get_heun_sampler,
+    "heun": functools.partial(get_heun_sampler, order=2),
     "dpmpp_2m": functools.partial(get_multistep_sampler, order=2, midpoint=True),
     "dpmpp_3m": functools.partial(get_multistep_sampler, order=3),
     "dpmpp_2m_sde": functools.partial(get_multistep_sampler, order=2, midpoint=True, eta=1.0),
-    "unipc": functools.partial(get_multistep_sampler, order=2, correct=True),
+    "unipc": functools.partial(get_multistep_sampler, correct=True),
     "adaptive_sde": get_adaptive_sampler,
 }

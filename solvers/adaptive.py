@@ -8,7 +8,7 @@ more easily, so that samples come out too wide: the variance is a third too larg
 2 % in 64, and right in the many of an image, over all of which the error is a mean.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import lax
 
 from scorax.sde_lib import SDE, Projection, ReverseSDE, Sampler, ScoreFn
 from scorax.utils.arrays import batch_mul, expand_like
+from scorax.utils.options import Option
 from scorax.utils.progress import Observer, observe
 
 
@@ -92,13 +93,13 @@ def adaptive_step(
 
 def get_adaptive_sampler(
     sde: SDE,
-    abs_tol: float = 0.0078,
-    rel_tol: float = 0.05,
+    abs_tol: Annotated[float, Option("sampling.abs_tol")] = 0.0078,
+    rel_tol: Annotated[float, Option("sampling.rel_tol")] = 0.05,
     h_init: float = 0.01,
     max_steps: int = 10_000,
     *,
-    denoise: bool = True,
-    eps: float | None = None,
+    denoise: Annotated[bool, Option("sampling.noise_removal")] = True,
+    eps: Annotated[float | None, Option("sampling.eps", unset=0.0)] = None,
     t_start: float | None = None,
     projection: Projection | None = None,
     observer: Observer | None = None,

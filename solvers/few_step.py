@@ -1,32 +1,36 @@
-"""The few-step samplers: one loop over the evaluations of a tableau.
+"""DDIM, DPM-Solver++ and UniPC: one loop over the evaluations of a tableau.
 
 Time runs from t_start (noise) down to eps. With `denoise` the last of the steps is the jump from
 eps to x_0 = D, the limit of every method for sigma_s -> 0, which costs one evaluation.
 """
+
+import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
-from scorax.solvers.tableaus import Churn, D, Tableau, adams_tableau, edm_tableau
+from scorax.solvers.tableaus import D, Tableau, adams_tableau
 from scorax.solvers.time_grids import solver_times
 from scorax.utils.arrays import batch_mul
+from scorax.utils.options import Option
 from scorax.utils.progress import Observer, observe
 
 
 def get_multistep_sampler(
     sde: SDE,
-    steps: int = 20,
-    grid: str = "log_snr",
-    rho: float = 7.0,
+    steps: Annotated[int, Option("sampling.steps", unset=0)] = 20,
+    grid: Annotated[str, Option("sampling.grid", unset="")] = "log_snr",
+    rho: Annotated[float, Option("sampling.rho")] = 7.0,
     *,
-    order: int,
+    order: Annotated[int, Option("sampling.order")] = 2,
     midpoint: bool = False,
     eta: float = 0.0,
     correct: bool = False,
-    denoise: bool = True,
-    eps: float | None = None,
+    denoise: Annotated[bool, Option("sampling.noise_removal")] = True,
+    eps: Annotated[float | None, Option("sampling.eps", unset=0.0)] = None,
     t_start: float | None = None,
     projection: Projection | None = None,
     observer: Observer | None = None,
@@ -65,64 +69,6 @@ def get_multistep_sampler(
     return _get_tableau_sampler(sde, tableau, t_start, projection, observer)
 
 
-def get_heun_sampler(
-    sde: SDE,
-    steps: int = 18,
-    grid: str = "edm",
-    rho: float = 7.0,
-    *,
-    s_churn: float = 0.0,
-    s_min: float = 0.0,
-    s_max: float = float("inf"),
-    s_noise: float = 1.0,
-    order: int = 2,
-    alpha: float = 1.0,
-    schedule: str = "linear",
-    scaling: str = "none",
-    denoise: bool = True,
-    eps: float | None = None,
-    t_start: float | None = None,
-    projection: Projection | None = None,
-    observer: Observer | None = None,
-) -> Sampler:
-    """The samplers of EDM (Karras et al. 2022), algorithms 1 to 3, on the levels sigma / mu.
-
-    Two evaluations for each step, and one for the jump to x_0 that ends them: 2 steps - 1 in all.
-
-    Args:
-      sde, steps, grid, rho, denoise, eps, t_start, projection, observer: as of
-        `get_multistep_sampler`.
-      s_churn: noise added before each step, at most raising the level by s_churn / steps of itself
-        and never by more than sqrt(2) - 1. Unless s_max forbids it, the first may lead past T.
-      s_min, s_max: levels sigma / mu between which noise is added.
-      s_noise: factor of that noise.
-      order: 2 for Heun's rule; 1 for Euler's, with one evaluation for each step.
-      alpha: where in a step its second evaluation lies; 1 for the end.
-      schedule: a row of `SCHEDULES`, the variable that steps are linear in. "linear" is EDM's
-        choice, "sqrt" the published VE, "sde" the SDE's own time.
-      scaling: a row of `SCALINGS`, "none" or "vp".
-
-    Returns:
-      `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
-
-    Raises:
-      ValueError: for a parameter out of range.
-    """
-    if s_churn < 0 or s_noise < 0 or not 0 <= s_min <= s_max:
-        raise ValueError(
-            f"sampling.s_churn={s_churn} and s_noise={s_noise} must not be negative, and s_min="
-            f"{s_min} and s_max={s_max} must satisfy 0 <= s_min <= s_max"
-        )
-    if order not in (1, 2):
-        raise ValueError(f"order={order} must be 1 for Euler's rule or 2 for Heun's")
-    if not 0 < alpha <= 1:
-        raise ValueError(f"alpha={alpha} must lie above 0 and not above 1")
-    times = solver_times(sde, steps, grid, rho, denoise, eps, t_start)
-    churn = Churn(s_churn, s_min, s_max, s_noise)
-    tableau = edm_tableau(sde, times, order, alpha, schedule, scaling, churn)
-    return _get_tableau_sampler(sde, tableau, t_start, projection, observer)
-
-
 def _get_tableau_sampler(
     sde: SDE,
     tableau: Tableau,
@@ -143,29 +89,20 @@ def _get_tableau_sampler(
             jnp.asarray(a, x.dtype) for a in (tableau.times, tableau.noise, tableau.weights)
         )
         reached = times.at[-1].set(times[-2]) if to_data else times  # x_0 counts as at eps
-
-        def arrive(i: jax.Array | int, x_mean: jax.Array) -> Pair:
-            noise_rng, projection_rng = jax.random.split(jax.random.fold_in(loop_rng, i))
-            x = x_mean
-            if noisy:
-                x = x_mean + noise[i] * jax.random.normal(noise_rng, shape, x.dtype)
-            if projection is None:
-                return x, x_mean
-            return projection(projection_rng, x, x_mean, jnp.full(shape[:1], reached[i]))
+        move_on = functools.partial(arrive, loop_rng, projection, noisy)
 
         def step(i: jax.Array, carry: tuple) -> tuple:
             x, _, base, history = carry
-            newest = _denoised(sde, score_fn, x, jnp.full(shape[:1], times[i]))
-            history = (newest, *history[:-1])
+            history = (denoised(sde, score_fn, x, times[i]), *history[:-1])
             x, base = (
                 sum(w * a for w, a in zip(row, (x, base, *history), strict=True))
                 for row in weights[i]
             )
-            x, x_mean = arrive(i + 1, x)
+            x, x_mean = move_on(i + 1, x, noise[i + 1], reached[i + 1])
             observe(observer, i, m, x_mean)
             return x, x_mean, base, history
 
-        x, x_mean = arrive(0, tableau.start * x)
+        x, x_mean = move_on(0, x, noise[0], reached[0])
         history = (jnp.zeros_like(x),) * kept
         x, x_mean, *_ = lax.fori_loop(0, m, step, (x, x_mean, jnp.zeros_like(x), history))
         return x_mean if to_data else x, m
@@ -173,7 +110,40 @@ def _get_tableau_sampler(
     return sampler
 
 
-def _denoised(sde: SDE, score_fn: ScoreFn, x: jax.Array, t: jax.Array) -> jax.Array:
-    """E[x_0 | x_t = x] of x: (B, *S) at t: (B,), by Tweedie's formula."""
-    mu, sigma = sde.marginal_coeffs(t)
-    return batch_mul(1 / mu, x + batch_mul(sigma**2, score_fn(x, t)))
+def arrive(
+    rng: jax.Array,
+    projection: Projection | None,
+    noisy: bool,
+    i: jax.Array | int,
+    x_mean: jax.Array,
+    std: jax.Array | float,
+    t: jax.Array,
+) -> Pair:
+    """The state after i evaluations: noise is added, then what is known is imposed.
+
+    Args:
+      rng: key of the whole loop.
+      projection: imposes what is known, if anything is.
+      noisy: whether the method adds noise at all.
+      i: evaluations so far.
+      x_mean: (B, *S), the state without noise.
+      std: of the noise.
+      t: (), the time reached.
+
+    Returns:
+      x, and the same without the noise just added.
+    """
+    noise_rng, projection_rng = jax.random.split(jax.random.fold_in(rng, i))
+    x = x_mean
+    if noisy:
+        x = x_mean + std * jax.random.normal(noise_rng, x.shape, x.dtype)
+    if projection is None:
+        return x, x_mean
+    return projection(projection_rng, x, x_mean, jnp.full(len(x), t))
+
+
+def denoised(sde: SDE, score_fn: ScoreFn, x: jax.Array, t: jax.Array) -> jax.Array:
+    """E[x_0 | x_t = x] of x: (B, *S) at the one time t: (), by Tweedie's formula."""
+    times = jnp.full(len(x), t)
+    mu, sigma = sde.marginal_coeffs(times)
+    return batch_mul(1 / mu, x + batch_mul(sigma**2, score_fn(x, times)))

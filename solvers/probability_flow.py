@@ -22,16 +22,16 @@ step is the first of the next. They are counted for the slowest sample.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax import lax
 
 from scorax.sde_lib import SDE, Projection, Sampler, ScoreFn
 from scorax.utils.arrays import lookup
+from scorax.utils.options import Option, OptionsOf
 from scorax.utils.progress import Observer, observe
 
 Tree = Any
@@ -53,10 +53,10 @@ class Integrator:
       ValueError: for an unknown name or a number out of range.
     """
 
-    solver: str = "tsit5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    error_control: str = "batch"
+    solver: Annotated[str, Option("sampling.ode_solver")] = "tsit5"
+    rtol: Annotated[float, Option("sampling.rtol")] = 1e-5
+    atol: Annotated[float, Option("sampling.atol")] = 1e-5
+    error_control: Annotated[str, Option("sampling.error_control")] = "batch"
     max_steps: int = 4096
 
     def __post_init__(self) -> None:
@@ -233,17 +233,6 @@ def _raise_failure(
     )
 
 
-def get_integrator_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields of `Integrator` that `config.sampling` gives."""
-    s = config.sampling
-    return {
-        "solver": s.ode_solver,
-        "rtol": s.rtol,
-        "atol": s.atol,
-        "error_control": s.error_control,
-    }
-
-
 def get_drift(sde: SDE, score_fn: ScoreFn) -> Field:
     """The right-hand side of eq. 13: t: (B,), x: (B, *S) -> dx/dt: (B, *S)."""
     flow = sde.reverse(score_fn, probability_flow=True)
@@ -253,12 +242,12 @@ def get_drift(sde: SDE, score_fn: ScoreFn) -> Field:
 def get_ode_sampler(
     sde: SDE,
     *,
-    denoise: bool = False,
-    eps: float | None = None,
+    denoise: Annotated[bool, Option("sampling.noise_removal")] = False,
+    eps: Annotated[float | None, Option("sampling.eps", unset=0.0)] = None,
     t_start: float | None = None,
     projection: Projection | None = None,
     observer: Observer | None = None,
-    **integrator: Any,
+    **integrator: Annotated[Any, OptionsOf(Integrator)],
 ) -> Sampler:
     """The sampler that integrates the probability-flow ODE (Song et al. 2021, section 4.3).
 
@@ -304,7 +293,11 @@ def get_ode_sampler(
 
 
 def get_encoder(
-    sde: SDE, *, eps: float | None = None, t_start: float | None = None, **integrator: Any
+    sde: SDE,
+    *,
+    eps: Annotated[float | None, Option("sampling.eps", unset=0.0)] = None,
+    t_start: float | None = None,
+    **integrator: Annotated[Any, OptionsOf(Integrator)],
 ) -> Callable[[ScoreFn, jax.Array], tuple[jax.Array, jax.Array]]:
     """The map of data to latents.
 
@@ -326,7 +319,11 @@ def get_encoder(
 
 
 def get_decoder(
-    sde: SDE, *, eps: float | None = None, t_start: float | None = None, **integrator: Any
+    sde: SDE,
+    *,
+    eps: Annotated[float | None, Option("sampling.eps", unset=0.0)] = None,
+    t_start: float | None = None,
+    **integrator: Annotated[Any, OptionsOf(Integrator)],
 ) -> Callable[[ScoreFn, jax.Array], tuple[jax.Array, jax.Array]]:
     """The inverse of the encoder with the same arguments: `(score_fn, z) -> (x, nfe)`."""
     first, eps = sde.sampling_interval(eps, t_start)

@@ -311,7 +311,7 @@ ERRORS = [  # task, fields of eval, what the message has to say
     ("inpaint", {"split": "dev"}, "eval.split 'dev'"),
     ("colorize", {}, "task colorize takes colour images, but data.num_channels=1"),
     ("restore", {"operator": "x"}, r"operator \(eval.operator\) 'x'; choose from: identity"),
-    ("restore", {"operator": "grayscale"}, "'grayscale' takes colour images"),
+    ("restore", {"operator": "grayscale"}, "'grayscale': a luma takes colour images"),
     ("restore", {"operator_factor": 3}, "'block_mean': blocks of 3 pixels do not divide"),
     ("restore", {"operator": "gaussian_blur", "operator_width": 5.0}, "too wide for images"),
     ("restore", {"operator": "random_projection", "operator_fraction": 1.5}, "between 1 and 64"),

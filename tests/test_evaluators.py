@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import runs
-from scorax import evaluators, run_lib
+from scorax import evaluators, experiment, run_lib
 from scorax.datasets import get_dataset, get_source
 from scorax.evaluators import EVALUATORS, ImageSampler
-from scorax.evaluators.context import Evaluator
+from scorax.evaluators.task import Evaluator
 from scorax.experiment import SCORE, Experiment, build
 from scorax.metrics import features
 from scorax.metrics.feature_sets import Features, feature_statistics, frechet_distance
@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
 def workdir(trained, tmp_path, monkeypatch):
     """A copy of that run, whose shapes are not found out again for each evaluation."""
     shapes = jax.eval_shape(lambda: trained[1])
-    monkeypatch.setattr(Experiment, "state_shapes", property(lambda experiment: shapes))
+    monkeypatch.setattr(experiment, "get_state_shapes", lambda *parts: shapes)
     return shutil.copytree(trained[0], tmp_path / "run")
 
 

@@ -1,6 +1,7 @@
 """Bits per dimension: reference values, and data whose density is known."""
 
 import functools
+import functools
 import math
 
 import jax
@@ -261,7 +262,8 @@ def test_config_selects_what_it_names(monkeypatch):
     config.eval.bpd_estimator, config.eval.bpd_probes = "gaussian", 3
     config.eval.bpd_rtol, config.eval.bpd_atol, config.eval.bpd_eps = 1e-3, 1e-4, 1e-2
     config.sampling.ode_solver, config.sampling.error_control = "dopri5", "sample"
-    monkeypatch.setattr(likelihood, "get_likelihood_fn", lambda *args, **kwargs: (args, kwargs))
+    noted = functools.wraps(get_likelihood_fn)(lambda *args, **kwargs: (args, kwargs))
+    monkeypatch.setattr(likelihood, "get_likelihood_fn", noted)
     sde = VPSDE()
     args, kwargs = likelihood.get_configured_likelihood_fn(config, sde)
     assert args == (sde,) and kwargs == dict(

@@ -22,7 +22,7 @@ from scorax.sampling import SAMPLERS, get_sampling_fn
 from scorax.sde_lib import SDES, VESDE, VPSDE, iddpm_sigmas
 from scorax.solvers import SOLVERS, TIME_GRIDS
 from scorax.solvers.adaptive import adaptive_step
-from scorax.solvers.few_step import get_heun_sampler
+from scorax.solvers.heun import get_heun_sampler
 from scorax.solvers.tableaus import adams_tableau
 from scorax.solvers.time_grids import in_double, levels_of, times_of
 
