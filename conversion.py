@@ -1,24 +1,15 @@
 """Published weights in, as a checkpoint of a run; and a run's averaged weights out.
 
-A reader makes `Weights` of a file, in our names and layout; what becomes of them follows from what
-they hold. The formats:
-
-    torch        .pth of score_sde_pytorch: raw and averaged weights, Adam's moments, step
-    flax         checkpoint_N of score_sde: the same
-    diffusers    a UNet2DModel: one set of weights, taken as the averaged ones
-    safetensors  the same, under the names of score_sde_pytorch
-    weights      the same, under our own names; any of our networks, classifiers too
-
-The last three are written as well, with step and config, so that what was written here is read
-back as it was. Arrays are float32; no value is changed.
+`weights.readers` has the formats that are read. Three of them are written as well, with step and
+config, so that what was written here is read back as it was: diffusers, safetensors under the names
+of score_sde_pytorch, and our own exported weights.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -27,75 +18,17 @@ import numpy as np
 import optax
 
 from scorax.experiment import Experiment, build
+from scorax.loading import load_state
 from scorax.losses import State
 from scorax.sde_lib import get_sde
 from scorax.utils.arrays import lookup
-from scorax.utils.checkpoints import Checkpoints, check_config
-from scorax.weights import formats, torch_files
-from scorax.weights.diffusers_names import (
-    check_unet_config,
-    from_diffusers_state_dict,
-    get_unet_config,
-    to_diffusers_state_dict,
-)
-from scorax.weights.state_dicts import (
-    from_flax_params,
-    from_torch_state_dict,
-    published_names,
-    to_torch_state_dict,
-)
+from scorax.utils.checkpoints import Checkpoints
+from scorax.weights import formats
+from scorax.weights.diffusers_names import get_unet_config, to_diffusers_state_dict
+from scorax.weights.readers import Tree, Weights, read_weights
+from scorax.weights.state_dicts import to_torch_state_dict
 
 Config = ml_collections.ConfigDict
-Tree = dict[str, Any]
-
-
-class Moments(NamedTuple):
-    """Adam's state: updates made, and averages of the gradients and of their squares."""
-
-    count: int
-    mu: Tree
-    nu: Tree
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """What a published file holds, as parameter trees of the configured network.
-
-    Attributes:
-      params_ema: averaged parameters.
-      params: those that training changes; the averaged ones where a file has no others.
-      step: number of updates made, 0 where a file does not say.
-      moments: the optimizer's state, None where a file has none.
-      ema_rate: decay of the average, None where a file does not say.
-    """
-
-    params_ema: Tree
-    params: Tree
-    step: int = 0
-    moments: Moments | None = None
-    ema_rate: float | None = None
-
-
-def read_weights(source: str, config: Config) -> Weights:
-    """Reads a file or directory of any of the formats, told apart by what is in it.
-
-    Args:
-      source: path.
-      config: describes the network.
-
-    Raises:
-      ValueError: if the file is damaged, or is not that of the configured network; it lists names
-        that are missing or left over.
-    """
-    format = formats.detect(source)
-    try:
-        return READERS[format](source, config)
-    except (LookupError, TypeError, AttributeError) as e:
-        what = formats.FORMATS[format]
-        raise ValueError(f"{source} is not laid out as {what} ({e!r}); get the file again") from e
-    except ValueError as e:
-        where = "" if source in str(e) else f"{source}: "
-        raise ValueError(f"{where}{e}") from e
 
 
 def to_state(experiment: Experiment, weights: Weights) -> tuple[State, list[str]]:
@@ -177,120 +110,10 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
     writer = lookup(WRITERS, format, "format (--to)")
     if os.path.lexists(target):
         raise ValueError(f"{target} is there already; move it away, or name another")
-    state, saved = build(config).load(workdir)
+    state, saved = load_state(build(config), workdir)
     metadata = {"step": str(int(state.step)), "config": json.dumps(saved)}
     writer(target, state.params_ema, config, metadata)
     return [f"{target}: the averaged weights of step {int(state.step)}"]
-
-
-def _read_torch(source: str, config: Config) -> Weights:
-    file = torch_files.load(source)
-    _require(file, ("optimizer", "model", "ema", "step"))
-    _require(file["ema"], ("shadow_params", "decay"))
-    params = from_torch_state_dict(file["model"], config)
-    model = {name.removeprefix("module."): x for name, x in file["model"].items()}
-    names = published_names(config)
-    # The average is a list, in the order of the parameters, without the fixed Fourier frequencies.
-    trained = [a.torch for path, a in names.items() if path[-1] != "W"]
-    shadow = file["ema"]["shadow_params"]
-    if len(shadow) != len(trained):
-        raise ValueError(f"it averages {len(shadow)} arrays, the network has {len(trained)}")
-    ema = model | dict(zip(trained, shadow, strict=True))
-    all_names = [a.torch for a in names.values()]
-    return Weights(
-        from_torch_state_dict(ema, config),
-        params,
-        int(file["step"]),
-        _torch_moments(file["optimizer"], model, all_names, trained, config),
-        float(file["ema"]["decay"]),
-    )
-
-
-def _torch_moments(
-    optimizer: Mapping, model: Mapping, names: list[str], trained: list[str], config: Config
-) -> Moments | None:
-    """Adam's moments, which PyTorch keeps by the position among all parameters.
-
-    Args:
-      optimizer: state dict of the optimizer.
-      model: all parameters, by name.
-      names, trained: of all parameters, and of those with moments, in PyTorch's order.
-      config: describes the network.
-    """
-    _require(optimizer, ("state", "param_groups"))
-    if not optimizer["state"]:
-        return None
-    keys = [key for group in optimizer["param_groups"] for key in group["params"]]
-    if len(keys) != len(names):
-        raise ValueError(f"its optimizer has {len(keys)} arrays, the network has {len(names)}")
-    key_of = dict(zip(names, keys, strict=True))
-    missing = [name for name in trained if key_of[name] not in optimizer["state"]]
-    if missing:
-        raise ValueError(f"its optimizer has no state for {', '.join(missing)}")
-    states = {name: optimizer["state"][key_of[name]] for name in trained}
-
-    def averages(moment: str) -> Tree:
-        fixed = {name: np.zeros_like(model[name]) for name in set(names) - set(trained)}
-        return from_torch_state_dict(fixed | {n: s[moment] for n, s in states.items()}, config)
-
-    return Moments(int(states[trained[0]]["step"]), averages("exp_avg"), averages("exp_avg_sq"))
-
-
-def _read_flax(source: str, config: Config) -> Weights:
-    file = formats.read_msgpack(source)
-    _require(file, ("optimizer", "params_ema", "step"))
-    optimizer, states = file["optimizer"], file["optimizer"]["state"]
-    for tree in (file["params_ema"], optimizer["target"], states["param_states"]):
-        _require(tree, ())
-
-    def is_state(node: Any) -> bool:
-        return isinstance(node, dict) and "grad_ema" in node
-
-    def averages(moment: str) -> Tree:
-        moments = jax.tree.map(lambda s: s[moment], states["param_states"], is_leaf=is_state)
-        return from_flax_params(moments, config)
-
-    return Weights(
-        from_flax_params(file["params_ema"], config),
-        from_flax_params(optimizer["target"], config),
-        int(file["step"]),
-        Moments(int(states["step"]), averages("grad_ema"), averages("grad_sq_ema")),
-        float(file["ema_rate"]) if "ema_rate" in file else None,
-    )
-
-
-def _read_diffusers(source: str, config: Config) -> Weights:
-    unet_config, arrays, metadata = formats.read_diffusers(source)
-    check_unet_config(unet_config, config)
-    return _one_set(from_diffusers_state_dict(arrays, config), metadata, config)
-
-
-def _read_safetensors(source: str, config: Config) -> Weights:
-    arrays, metadata = formats.read_safetensors(source)
-    return _one_set(from_torch_state_dict(arrays, config), metadata, config)
-
-
-def _read_exported(source: str, config: Config) -> Weights:
-    config = config.copy_and_resolve_references()
-    config.eval.checkpoint = source
-    state, _ = build(config).load("")
-    return Weights(state.params_ema, state.params_ema, int(state.step))
-
-
-def _one_set(params: Tree, metadata: Mapping[str, str], config: Config) -> Weights:
-    """Weights of a file with one set; files written here say what they belong to."""
-    if "config" in metadata:
-        check_config(json.loads(metadata["config"]), config.to_dict(), training=False)
-    return Weights(params, params, int(metadata.get("step", 0)))
-
-
-def _require(tree: Any, keys: tuple[str, ...]) -> None:
-    """Raises an error unless `tree` is a dict with these keys."""
-    if not isinstance(tree, Mapping):
-        raise TypeError(f"{type(tree).__name__} where a dict belongs")
-    missing = [key for key in keys if key not in tree]
-    if missing:
-        raise ValueError(f"it lacks {', '.join(missing)}, which a training checkpoint has")
 
 
 def _write_diffusers(
@@ -331,13 +154,6 @@ def _write_exported(target: str, params: Tree, config: Config, metadata: Mapping
     formats.write_exported(target, saved, arrays, metadata)
 
 
-READERS: dict[str, Callable[[str, Config], Weights]] = {
-    "torch": _read_torch,
-    "flax": _read_flax,
-    "diffusers": _read_diffusers,
-    "safetensors": _read_safetensors,
-    "weights": _read_exported,
-}
 WRITERS: dict[str, Callable[[str, Tree, Config, Mapping[str, str]], None]] = {
     "diffusers": _write_diffusers,
     "safetensors": _write_safetensors,

@@ -1,16 +1,7 @@
-"""What a config describes, built and checked before anything is compiled; and finding its weights.
+"""What a config describes, each part built once and checked before anything is compiled."""
 
-Weights are those of a checkpoint in a run's directory, or exported ones, which need no run: a
-directory as `python -m tools.convert_checkpoint WORKDIR --to weights DIRECTORY` makes it.
-"""
-
-import contextlib
 import dataclasses
 import functools
-import json
-import logging
-import os
-import pathlib
 from typing import Any
 
 import flax.linen as nn
@@ -21,22 +12,18 @@ import optax
 
 from scorax import losses, sampling
 from scorax.conditioning.guidance import ClassifierFn
-from scorax.configs import base
+from scorax.configs.ranges import check_ranges
 from scorax.models.utils import (
     CLASSIFIERS,
     Parametrization,
     get_model,
     get_parametrization,
     get_score_fn,
-    init_model,
+    init_variables,
 )
-from scorax.noise_levels import get_level_fn
+from scorax.noise_levels import LevelFn, get_level_fn
 from scorax.sde_lib import SDE, ScoreFn, get_sde
 from scorax.utils import parallel
-from scorax.utils.checkpoints import Checkpoints, check_config, fill
-from scorax.weights import formats
-
-_log = logging.getLogger(__name__)
 
 # what a network can be trained to be, in words that fit into "... needs a classifier"
 SCORE = "a score at all noise levels"
@@ -44,32 +31,28 @@ ONE_LEVEL = "a score at one noise level"
 CLASSIFIER = "a classifier of noisy images"
 _NETWORKS = {"last_level": ONE_LEVEL, "classifier": CLASSIFIER}  # by objective, else SCORE
 
-# field -> smallest and largest value, where nothing that is built checks it
-_RANGES = {
-    "training.p_std": (1e-6, np.inf),
-    "model.sigma_data": (1e-6, np.inf),
-    "model.ema_rate": (0, 1),
-    "model.dropout": (0, 0.999),
-    "model.label_dropout": (0, 1),
-    "optim.lr": (0, np.inf),
-    "optim.warmup": (0, np.inf),
-    "optim.beta1": (0, 0.999999),
-    "optim.beta2": (0, 0.999999),
-    "optim.weight_decay": (0, np.inf),
-    "eval.num_samples": (1, np.inf),
-    "eval.frames": (0, np.inf),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a config builds that needs no data and no device memory."""
+    """Everything a config builds that needs no data and no device memory.
+
+    Attributes:
+      config: the whole config.
+      sde: the forward process.
+      model: the network, without parameters.
+      parametrization: how the network's output is read as a score.
+      level_fn: draws the noise levels of training.
+      optimizer: with its learning rate.
+      state_shapes: shapes and types of the state before training.
+    """
 
     config: ml_collections.ConfigDict
     sde: SDE
     model: nn.Module
     parametrization: Parametrization
+    level_fn: LevelFn
     optimizer: optax.GradientTransformation
+    state_shapes: losses.State
 
     @property
     def network(self) -> str:
@@ -83,14 +66,17 @@ class Experiment:
 
     def loss_fn(self, train: bool) -> losses.LossFn:
         """The loss, with dropout on or off."""
-        level_fn = get_level_fn(self.config, self.sde)
         if self.network == CLASSIFIER:
-            return losses.get_classifier_loss_fn(self.model, level_fn, train)
-        m, reduce_mean = self.config.model, self.config.training.reduce_mean
+            return losses.get_classifier_loss_fn(self.model, self.level_fn, train)
         return losses.get_sde_loss_fn(
-            *(self.sde, self.model, self.parametrization, level_fn, train, reduce_mean),
-            num_classes=m.num_classes,
-            label_dropout=m.label_dropout,
+            self.sde,
+            self.model,
+            self.parametrization,
+            self.level_fn,
+            train,
+            self.config.training.reduce_mean,
+            num_classes=self.config.model.num_classes,
+            label_dropout=self.config.model.label_dropout,
         )
 
     def score_fn(
@@ -106,15 +92,9 @@ class Experiment:
         Raises:
           ValueError: for labels that are not classes of the network, and for a classifier.
         """
-        if self.network == CLASSIFIER:
-            raise ValueError(
-                f"training.objective={self.config.training.objective!r} trains {CLASSIFIER}, which "
-                "has no score; use the config of a score network"
-            )
-        if labels is not None and not isinstance(labels, jax.core.Tracer):
-            self._check_labels("labels", np.asarray(labels), self.config.model.num_classes)
+        self.check_score(labels)
         return get_score_fn(
-            *(self.sde, self.model, params, model_state, self.parametrization), class_labels=labels
+            self.sde, self.model, params, model_state, self.parametrization, class_labels=labels
         )
 
     def classifier_fn(self, params: Any, model_state: Any) -> ClassifierFn:
@@ -123,12 +103,26 @@ class Experiment:
         Raises:
           ValueError: if the network is none.
         """
+        self.check_classifier()
+        return functools.partial(self.model.apply, {"params": params, **model_state})
+
+    def check_classifier(self) -> None:
+        """Raises ValueError unless the network is a classifier of noisy images."""
         if self.network != CLASSIFIER:
             raise ValueError(
                 f"training.objective={self.config.training.objective!r} trains {self.network}, "
                 f"where {CLASSIFIER} is needed; use a config such as configs/classifier/mnist.py"
             )
-        return functools.partial(self.model.apply, {"params": params, **model_state})
+
+    def check_score(self, labels: jax.Array | np.ndarray | None = None) -> None:
+        """Raises ValueError unless the network has a score, given these labels (B,) if any."""
+        if self.network == CLASSIFIER:
+            raise ValueError(
+                f"training.objective={self.config.training.objective!r} trains {CLASSIFIER}, which "
+                "has no score; use the config of a score network"
+            )
+        if labels is not None and not isinstance(labels, jax.core.Tracer):
+            self._check_labels("labels", np.asarray(labels), self.config.model.num_classes)
 
     def check_batch(self, batch: dict[str, np.ndarray]) -> None:
         """Raises ValueError unless a batch of the data, on the host, has labels to train with."""
@@ -159,170 +153,66 @@ class Experiment:
 
     def init_state(self) -> losses.State:
         """The state before training."""
-        _, params, model_state = init_model(jax.random.key(self.config.seed), self.config)
-        return losses.init_state(params, model_state, self.optimizer)
-
-    @functools.cached_property
-    def state_shapes(self) -> losses.State:
-        """Shapes and types of that state, which nothing computes."""
-        return jax.eval_shape(self.init_state)
-
-    def restore(self, checkpoints: Checkpoints, training: bool) -> tuple:
-        """Reads the newest checkpoint, or to evaluate the configured one without its optimizer.
-
-        Returns:
-          The state, the position in the data, the checkpoint's own config, its step.
-
-        Raises:
-          ValueError: if there is none, it is damaged or it is that of another config.
-        """
-        template, step = self.state_shapes, None
-        if not training:
-            template = template.replace(opt_state=())
-            step = int(self.config.eval.checkpoint or 0) or None
-        current = self.config.to_dict()
-        return checkpoints.restore(template, step, lambda c: check_config(c, current, training))
-
-    def load(self, workdir: str) -> tuple[losses.State, dict]:
-        """Reads the weights to evaluate: `eval.checkpoint`, of the run in `workdir` or exported.
-
-        Returns:
-          The state without the optimizer's, and of exported weights without what is not averaged;
-          the config it was trained with.
-
-        Raises:
-          ValueError: if there are none, they are damaged or they are those of another config.
-        """
-        path = self.find_weights(workdir)
-        if path == self.config.eval.checkpoint:
-            return self._load_exported(path)
-        keep_period = self.config.training.snapshot_freq
-        with contextlib.closing(Checkpoints(path, keep_period)) as checkpoints:
-            state, _, saved, _ = self.restore(checkpoints, training=False)
-        return state, saved
-
-    def find_weights(self, workdir: str) -> str:
-        """The directory of the weights to evaluate: exported ones, or the run's checkpoints.
-
-        Raises:
-          ValueError: if it does not exist.
-        """
-        checkpoint = self.config.eval.checkpoint
-        if checkpoint and not checkpoint.isdecimal():
-            if not formats.is_exported(checkpoint):
-                raise ValueError(
-                    f"eval.checkpoint={checkpoint!r} is no step of a run, and no directory of "
-                    "exported weights; leave it empty for the latest step in --workdir"
-                )
-            return checkpoint
-        directory = os.path.join(workdir, "checkpoints")
-        if not os.path.isdir(directory):
-            raise ValueError(
-                f"there is no checkpoint in {directory}; train first (--mode train), or name the "
-                "directory of another run"
-            )
-        return directory
-
-    def _load_exported(self, path: str) -> tuple[losses.State, dict]:
-        saved, arrays, metadata = formats.read_exported(path)
-        try:
-            check_config(saved, self.config.to_dict(), training=False)
-        except ValueError as e:
-            raise ValueError(f"eval.checkpoint={path!r}: {e}") from e
-        shapes = self.state_shapes
-        params = fill({"params": shapes.params_ema}, arrays, path)["params"]
-        # No network has anything but parameters.
-        return losses.State(
-            np.int32(metadata.get("step", 0)), (), (), shapes.model_state, params
-        ), saved
+        return _init_state(self.config, self.model, self.optimizer)
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
-    """Builds an experiment, and with it checks the config before anything is compiled.
+    """Builds an experiment to train or to evaluate, and checks the whole config.
 
     Raises:
       ValueError: with field, value and remedy, for what cannot work.
     """
-    experiment = _assemble(config)
-    get_level_fn(config, experiment.sde)
+    check_ranges(config)
+    _check_counts(config)
+    experiment = assemble(config)
+    # The sampler is built again where it is used, with an observer.
     sampling.get_sampling_fn(config, experiment.sde)
     if config.training.snapshot_sampling and experiment.network == ONE_LEVEL:
         raise ValueError(
             "training.objective='last_level' trains the score at one noise level, with which noise "
             "cannot be made data; set training.snapshot_sampling=False"
         )
-    _check_ranges(config)
-    _check_counts(config)
-    experiment.state_shapes  # noqa: B018 (a network that cannot be built fails here)
     return experiment
 
 
-def _assemble(config: ml_collections.ConfigDict) -> Experiment:
+def assemble(config: ml_collections.ConfigDict) -> Experiment:
+    """Builds the parts, for a network that is only used: settings of training may not fit.
+
+    Raises:
+      ValueError: for a part that cannot be built, or parts that do not fit together.
+    """
     _check_network(config)
     sde = get_sde(config)
+    parametrization = get_parametrization(config, sde)
+    model = get_model(config, sde)
+    optimizer = losses.get_optimizer(config)
     return Experiment(
-        config,
-        sde,
-        get_model(config),
-        get_parametrization(config, sde),
-        losses.get_optimizer(config),
+        config=config,
+        sde=sde,
+        model=model,
+        parametrization=parametrization,
+        level_fn=get_level_fn(config, sde),
+        optimizer=optimizer,
+        state_shapes=get_state_shapes(config, model, optimizer),
     )
 
 
-def load_config(directory: str) -> ml_collections.ConfigDict:
-    """The config of a run, or of exported weights: its config.json.
-
-    A key that it has not, or whose type has changed since, keeps its default.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    path = pathlib.Path(directory, "config.json")
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; name the directory of a run")
-    config = base.get_config()
-    for section, fields in json.loads(path.read_text()).items():
-        fields = fields if isinstance(fields, dict) else {"": fields}
-        for key, value in fields.items():
-            value = tuple(value) if isinstance(value, list) else value
-            try:
-                config.update({section: {key: value} if key else value})
-            except TypeError:
-                _log.info("%s: %s.%s=%r is of an older version", path, section, key, value)
-    return config
-
-
-def load_classifier(directory: str, checkpoint: str = "") -> tuple[Experiment, losses.State]:
-    """A trained classifier of noisy images.
-
-    Args:
-      directory: of its run, or of exported weights.
-      checkpoint: step of the run; "": the latest.
+def get_state_shapes(
+    config: ml_collections.ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation
+) -> losses.State:
+    """Shapes and types of the state before training; nothing is computed.
 
     Raises:
-      ValueError: if there is none, or what is there is something else.
+      ValueError: for a network that cannot be built for images of the config's size.
     """
-    if not os.path.isdir(directory):
-        raise ValueError(
-            f"guidance.classifier={directory!r} does not exist; train one, as with python main.py "
-            "--config configs/classifier/mnist.py --mode train, and name the directory of its run "
-            "(runs/classifier/mnist)"
-        )
-    if exported := formats.is_exported(directory):
-        if checkpoint:
-            raise ValueError(
-                f"guidance.checkpoint={checkpoint!r}, but guidance.classifier={directory!r} holds "
-                "exported weights, which are of one step; leave guidance.checkpoint empty"
-            )
-    try:
-        config = load_config(directory)
-        config.eval.checkpoint = directory if exported else checkpoint
-        experiment = _assemble(config)  # it is not trained here: the rest need not fit
-        experiment.classifier_fn({}, {})
-        state, _ = experiment.load(directory)
-    except ValueError as e:
-        raise ValueError(f"guidance.classifier={directory!r}: {e}") from e
-    return experiment, state
+    return jax.eval_shape(lambda: _init_state(config, model, optimizer))
+
+
+def _init_state(
+    config: ml_collections.ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation
+) -> losses.State:
+    params, model_state = init_variables(jax.random.key(config.seed), model, config)
+    return losses.init_state(params, model_state, optimizer)
 
 
 def _check_network(config: ml_collections.ConfigDict) -> None:
@@ -340,15 +230,6 @@ def _check_network(config: ml_collections.ConfigDict) -> None:
         f"model.name={m.name!r} {what}, which training.objective={objective!r} does not fit; "
         f"{remedy}"
     )
-
-
-def _check_ranges(config: ml_collections.ConfigDict) -> None:
-    """What would train, or fail, in silence."""
-    for field, (low, high) in _RANGES.items():
-        section, key = field.split(".")
-        if not low <= config[section][key] <= high:
-            rule = f"lie between {low:g} and {high:g}" if high < np.inf else f"be at least {low:g}"
-            raise ValueError(f"{field}={config[section][key]} must {rule}")
 
 
 def _check_counts(config: ml_collections.ConfigDict) -> None:

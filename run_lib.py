@@ -25,12 +25,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from scorax import evaluators, losses
-from scorax.datasets import BatchIterator, get_data_inverse_scaler, get_dataset, get_iterator
+from scorax import evaluators, loading, losses
+from scorax.datasets import BatchIterator, get_dataset, get_iterator
 from scorax.evaluators import EVALUATORS, AccuracyCurve, ImageSampler
 from scorax.experiment import CLASSIFIER, Experiment, build
 from scorax.utils import images, parallel
 from scorax.utils.checkpoints import Checkpoints, check_config
+from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
 from scorax.utils.rounds import Stopped
 from scorax.utils.signals import StopSignal
@@ -213,7 +214,7 @@ def _restore_or_init(
     """
     if checkpoints.latest_step() is None:
         return jax.device_get(experiment.init_state())
-    state, data_state, saved, _ = experiment.restore(checkpoints, training=True)
+    state, data_state, saved, _ = loading.restore(experiment, checkpoints, training=True)
     n = experiment.config.training.n_jitted_steps
     if int(state.step) % n:
         raise ValueError(
@@ -337,9 +338,9 @@ def evaluate(
       FloatingPointError: if samples are not finite.
     """
     experiment = _build(config)
-    experiment.find_weights(workdir)  # or nothing is written
+    loading.find_weights(config, workdir)  # or nothing is written
     with logging_errors(workdir), StopSignal() as stop:
-        state, _ = experiment.load(workdir)
+        state, _ = loading.load_state(experiment, workdir)
         folder = os.path.join(workdir, eval_folder, _result_name(config, state))
         report = evaluators.read_report(folder)
         report |= {"step": int(state.step), "versions": versions()}

@@ -1,13 +1,13 @@
-"""The probability-flow sampler, compiled whole, against scipy's RK45 around a compiled drift.
+"""Speed of the fully compiled probability-flow sampler against scipy's RK45 with a compiled drift.
 
     python -m benchmarks.ode_sampler toy configs/ve/mnist.py --batch 16
     python -m benchmarks.ode_sampler configs/ve/mnist.py --workdir runs/ve/mnist
 
-Both integrate the same start to the same tolerance, rtol = atol = 1e-5, as score_sde does. "toy"
-is the exact score of Gaussian data of 8x8x3 numbers under VP: there the time is the solver's. The
-weights of a config are those of initialisation unless a training run is named; what they are
-decides how many evaluations are made. They are arguments of the compiled functions: as constants
-they would cost a compiled loop twice the time.
+Both integrate from the same start with the same tolerance, rtol = atol = 1e-5, as score_sde does.
+"toy" is the exact score of Gaussian data of shape 8x8x3 under the VP SDE, for which nearly all time
+is spent in the solver. The network of a config is freshly initialised unless --workdir names a
+training run; the weights decide how many evaluations the solver makes. The weights are arguments of
+the compiled functions, because a compiled loop takes twice as long if they are constants.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from benchmarks import common
-from scorax import experiment
+from scorax import experiment, loading
 from scorax.sde_lib import SDE, VPSDE
 from scorax.solvers.probability_flow import get_decoder, get_drift
 from scorax.utils.arrays import batch_mul
@@ -29,7 +29,7 @@ from scorax.utils.checkpoints import Checkpoints
 from scorax.utils.logging import versions
 
 TOLERANCE = 1e-5
-# what is measured -> settings of the sampler
+# name in the table -> settings of the sampler
 OURS = {
     "tsit5": {"solver": "tsit5"},
     "dopri5": {"solver": "dopri5"},
@@ -38,7 +38,10 @@ OURS = {
 
 
 def toy() -> tuple[SDE, Callable, Any, tuple[int, ...]]:
-    """An SDE, parameters -> score (exact, of Gaussian data), the parameters, an example's shape."""
+    """Returns an SDE, a function parameters -> score, the parameters, and the shape of an example.
+
+    The score is the exact one of Gaussian data, and there are no parameters.
+    """
     sde = VPSDE()
 
     def score_fn(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -49,12 +52,12 @@ def toy() -> tuple[SDE, Callable, Any, tuple[int, ...]]:
 
 
 def network(path: str, workdir: str) -> tuple[SDE, Callable, Any, tuple[int, ...]]:
-    """The same of a config's network."""
+    """Returns the same as `toy`, for the network of a config."""
     config = common.load_config(path)
     built = experiment.build(config)
     if workdir:
         checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"), config.training.n_iters)
-        state, *_ = built.restore(checkpoints, training=False)
+        state, *_ = loading.restore(built, checkpoints, training=False)
         checkpoints.close()
     else:
         state = built.init_state()
@@ -65,7 +68,7 @@ def network(path: str, workdir: str) -> tuple[SDE, Callable, Any, tuple[int, ...
 
 
 def scipy_sampler(sde: SDE, get_score: Callable) -> Callable:
-    """(params, z) -> (x, evaluations), the way score_sde samples."""
+    """Returns a function (params, z) -> (x, evaluations) that samples as score_sde does."""
     compiled = jax.jit(lambda params, t, x: get_drift(sde, get_score(params))(t, x))
 
     def sample(params: Any, z: jax.Array) -> tuple[np.ndarray, int]:
@@ -83,7 +86,7 @@ def scipy_sampler(sde: SDE, get_score: Callable) -> Callable:
 
 
 def measure(name: str, batch_size: int, rounds: int, workdir: str) -> None:
-    """Prints the table of the toy or of one config."""
+    """Prints the table of "toy" or of one config."""
     sde, get_score, params, shape = toy() if name == "toy" else network(name, workdir)
     z = sde.prior_sampling(jax.random.key(0), (batch_size, *shape))
     calls, compiling = {"scipy RK45": scipy_sampler(sde, get_score)}, {"scipy RK45": 0.0}
@@ -116,12 +119,12 @@ def measure(name: str, batch_size: int, rounds: int, workdir: str) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="+", help='"toy", FILE or FILE:variant')
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workdir", default="", help="a training run of the configs")
+    parser.add_argument("--workdir", default="", help="a training run of the config")
     args = parser.parse_args()
     for name in args.names:
         measure(name, args.batch, args.rounds, args.workdir)

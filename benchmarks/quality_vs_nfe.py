@@ -1,15 +1,16 @@
-"""What quality costs: distance from the data against evaluations of the score, for all samplers.
+"""Distance of samples from the data against the number of score evaluations, for all samplers.
 
     python -m benchmarks.quality_vs_nfe mixture
     python -m benchmarks.quality_vs_nfe images --workdir runs/ve/mnist
     python -m benchmarks.quality_vs_nfe plot --picture docs/quality_vs_nfe.png
 
-`mixture`: a Gaussian mixture in the plane with its exact score, under the VE, VP and sub-VP SDEs;
-the Wasserstein-1 distance of as many samples as real points, means over several draws. `images`: a
-trained network; the Fréchet distance of its samples on the features of a small classifier, and how
-sure of them that is (benchmarks/mnist_quality.py). Seconds are kept in the files: compare them only
-if nothing else ran. What is drawn is kept in the folder, so that a run that was stopped
-goes on where it was.
+`mixture` samples a Gaussian mixture in the plane with its exact score under the VE, VP and sub-VP
+SDEs. It measures the Wasserstein-1 distance between equal numbers of samples and real points,
+averaged over several draws. `images` samples a trained network. It measures the Fréchet distance of
+the samples in the features of a judge, and the confidence of the judge
+(benchmarks/mnist_quality.py). The files also hold seconds, which can be compared only if nothing
+else ran at the same time. Samples are kept in the folder, so that an interrupted run continues
+where it stopped.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import ml_collections
 import numpy as np
 
 from benchmarks import mnist_quality
-from scorax import sampling
+from scorax import loading, sampling
 from scorax.configs import base
 from scorax.datasets import get_data_inverse_scaler
 from scorax.experiment import build
@@ -39,15 +40,16 @@ from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.utils.logging import progress_bar, versions, write_json
 
-# Evaluations of the few-step solvers, steps of predictor-corrector, tolerances of the adaptive
-# ones; for a network the ones in between.
+# Evaluations of the few-step solvers, steps of the predictor-corrector sampler, and tolerances of
+# the adaptive solvers.
 BUDGETS = {"mixture": (6, 10, 20, 40, 80), "images": (10, 20, 40)}
 PC_STEPS = {"mixture": (50, 100, 200, 500, 1000), "images": (100, 1000)}
 TOLERANCES = {
     "ode": {"mixture": (1e-1, 1e-2, 1e-3, 1e-5), "images": (1e-1, 1e-2, 1e-3)},
     "adaptive_sde": {"mixture": (0.5, 0.1, 0.05, 0.02), "images": (0.5, 0.1)},
 }
-# The published sampler of each SDE. In the plane the corrector's own bias, snr^2, would show.
+# The published sampler of each SDE, except that in the plane a larger snr of the corrector would
+# show its bias, which is of order snr^2.
 PUBLISHED = {
     "vesde": {"predictor": "reverse_diffusion", "corrector": "langevin", "snr": 0.05},
     "vpsde": {"predictor": "euler_maruyama", "corrector": "none"},
@@ -69,24 +71,24 @@ ANGLES = np.arange(8) * np.pi / 4
 CENTRES = np.concatenate([[[0.0, 0.0]], np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)])
 WEIGHTS = np.array([0.2] + [0.1] * 8)
 SPREAD = 0.05
-DRAWS = 16  # of which the mixture's distances are means
+DRAWS = 16  # draws over which the distances of the mixture are averaged
 
 
 class Point(NamedTuple):
-    """One sampler at one budget: the fields of config.sampling that differ from the default."""
+    """One sampler at one budget: the fields of config.sampling that differ from the defaults."""
 
     method: str
     settings: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """For files and for the eye."""
+        """Name for files."""
         values = "_".join(f"{k}={v:g}" for k, v in self.settings.items())
         return f"{self.method}_{values}"
 
 
 def points(what: str) -> Iterator[Point]:
-    """All samplers and budgets for "mixture" or "images"."""
+    """Yields all samplers and budgets for "mixture" or "images"."""
     for method in LABELS:
         if method == "pc":
             yield from (Point(method, {"steps": n}) for n in PC_STEPS[what])
@@ -95,13 +97,13 @@ def points(what: str) -> Iterator[Point]:
         elif method == "adaptive_sde":
             yield from (Point(method, {"rel_tol": x}) for x in TOLERANCES[method][what])
         else:
-            # Heun evaluates twice in all steps but the last.
+            # Heun's rule makes two evaluations in every step except the last.
             steps = [(n + 1) // 2 if method == "heun" else n for n in BUDGETS[what]]
             yield from (Point(method, {"steps": n}) for n in steps)
 
 
 def configured(config: ml_collections.ConfigDict, point: Point) -> ml_collections.ConfigDict:
-    """A copy of the config that samples as the point says."""
+    """Returns a copy of the config with the sampler of the point."""
     config = config.copy_and_resolve_references()
     config.sampling.method = point.method
     config.sampling.update(point.settings)
@@ -109,7 +111,7 @@ def configured(config: ml_collections.ConfigDict, point: Point) -> ml_collection
 
 
 def mixture_score(sde: SDE) -> ScoreFn:
-    """The exact score of the mixture's perturbed density: x (B, 2), t (B,) -> (B, 2)."""
+    """Returns the exact score of the perturbed mixture: x (B, 2), t (B,) -> (B, 2)."""
 
     def score_fn(x: jax.Array, t: jax.Array) -> jax.Array:
         mu, sigma = sde.marginal_coeffs(t)
@@ -124,7 +126,7 @@ def mixture_score(sde: SDE) -> ScoreFn:
 
 
 def mixture_draw(rng: np.random.Generator, num: int) -> np.ndarray:
-    """Points of the mixture: (num, 2)."""
+    """Draws points of the mixture: (num, 2)."""
     centres = CENTRES[rng.choice(len(WEIGHTS), num, p=WEIGHTS)]
     return centres + SPREAD * rng.standard_normal((num, 2))
 
@@ -142,7 +144,8 @@ def measure_mixture(out: Path, num: int) -> None:
         for point in progress_bar_over(list(points("mixture")), name):
             sampler = sampling.get_sampling_fn(configured(config, point), sde)
             draw = jax.jit(lambda rng, s=sampler, d=sde: s(rng, mixture_score(d), (num, 2)))
-            x, nfe = zip(*(draw(jax.random.key(i)) for i in range(DRAWS)), strict=True)
+            draws = [draw(jax.random.key(i)) for i in range(DRAWS)]
+            x, nfe = zip(*draws, strict=True)
             distances = [wasserstein(a, b, 1) for a, b in zip(x, real[::2], strict=True)]
             rows.append(
                 {"sde": name, "method": point.method, "settings": point.settings}
@@ -154,7 +157,7 @@ def measure_mixture(out: Path, num: int) -> None:
 
 
 def progress_bar_over(items: list, desc: str) -> Iterator[Any]:
-    """The items, with a bar that shows how many are done."""
+    """Yields the items and shows a progress bar."""
     with progress_bar(len(items), desc=desc) as bar:
         for item in items:
             yield item
@@ -162,7 +165,7 @@ def progress_bar_over(items: list, desc: str) -> Iterator[Any]:
 
 
 class Network:
-    """A trained run, from which samples are drawn batch by batch into files."""
+    """A trained run whose samples are drawn batch by batch and saved to files."""
 
     def __init__(self, workdir: str, batch_size: int) -> None:
         self.config = mnist_quality.load_config(workdir)
@@ -170,11 +173,15 @@ class Network:
         self.experiment = build(self.config)
         self.to_unit = get_data_inverse_scaler(self.config)
         checkpoints = Checkpoints(str(Path(workdir, "checkpoints")), 1)
-        self.state, *_ = self.experiment.restore(checkpoints, training=False)
+        self.state, *_ = loading.restore(self.experiment, checkpoints, training=False)
         checkpoints.close()
 
     def draw(self, point: Point, seed: int, num: int, folder: Path) -> tuple[np.ndarray, dict]:
-        """`num` images of a sampler, uint8 (num, H, W, C); its evaluations and seconds a batch."""
+        """Draws `num` images with a sampler, or reads them if they were drawn before.
+
+        Returns:
+          The images, uint8 (num, H, W, C), and the median evaluations and seconds of a batch.
+        """
         c, folder = self.config, folder / f"{point.name}_seed={seed}"
         shape = (c.eval.batch_size, c.data.image_size, c.data.image_size, c.data.num_channels)
         sampler = sampling.get_sampling_fn(configured(c, point), self.experiment.sde)
@@ -200,29 +207,29 @@ class Network:
 
 
 def measure_images(out: Path, workdir: str, num: int, batch_size: int) -> None:
-    """Writes the distances for a trained run to `images.json`, after each sampler."""
+    """Measures the distances for a trained run; writes `images.json` after each sampler."""
     network, seed = Network(workdir, batch_size), 0
     learnt, reference, real = mnist_quality.split_digits(network.config.data.dir, num, seed)
-    classifier = mnist_quality.get_classifier(
+    judge = mnist_quality.get_judge(
         str(out / "classifier.safetensors"), learnt, network.config.data.dir, 1500, seed
     )
-    statistics = feature_statistics(mnist_quality.classify(classifier, reference.images)[1])
+    statistics = feature_statistics(mnist_quality.classify(judge, reference.images)[1])
 
-    def judge(x: np.ndarray) -> dict[str, float]:
-        probabilities, features = mnist_quality.classify(classifier, x)
+    def describe(x: np.ndarray) -> dict[str, float]:
+        probabilities, features = mnist_quality.classify(judge, x)
         distance = frechet_distance(*feature_statistics(features), *statistics)
         return {"distance": distance, "confidence": float(probabilities.max(1).mean())}
 
-    report = {"num": num, "batch": batch_size, "real digits": judge(real.images), "rows": []}
+    report = {"num": num, "batch": batch_size, "real digits": describe(real.images), "rows": []}
     for point in progress_bar_over(list(points("images")), "samplers"):
         x, cost = network.draw(point, seed, num, out / "images")
         row = {"method": point.method, "settings": point.settings} | cost
-        report["rows"].append(row | judge(x[..., 0]))
+        report["rows"].append(row | describe(x[..., 0]))
         write_json(str(out / "images.json"), report | {"versions": versions()})
 
 
 def format_table(title: str, rows: list[dict]) -> str:
-    """Methods and settings with evaluations, distance and confidence, in Markdown."""
+    """Returns a Markdown table: method and settings, evaluations, distance, confidence."""
     lines = [f"| {title} | evaluations | distance | confidence |", "|---|---|---|---|"]
     for row in rows:
         settings = ", ".join(f"{k} {v:g}" for k, v in row["settings"].items())
@@ -236,7 +243,7 @@ def format_table(title: str, rows: list[dict]) -> str:
 
 
 def draw_curves(axes: plt.Axes, rows: list[dict], floor: float, title: str, unit: str) -> None:
-    """One panel: a line for each sampler, and the distance of real data as a floor."""
+    """Draws one panel: a line for each sampler, and the distance of real data as a floor."""
     for i, (method, label) in enumerate(LABELS.items()):
         own = sorted((r["nfe"], r["distance"]) for r in rows if r["method"] == method)
         style = {"color": f"C{i}", "marker": "o", "markersize": 3, "linewidth": 1.3}
@@ -248,10 +255,10 @@ def draw_curves(axes: plt.Axes, rows: list[dict], floor: float, title: str, unit
 
 
 def report_all(out: Path, picture: str) -> None:
-    """Prints the tables of what was measured, and draws the plot.
+    """Prints the tables of all measurements, and draws the plot.
 
     Raises:
-      ValueError: if something has not been measured.
+      ValueError: if a measurement is missing.
     """
     reports = {}
     for name in ("mixture", "images"):
@@ -279,14 +286,23 @@ def report_all(out: Path, picture: str) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("mixture", "images", "plot"))
-    parser.add_argument("--out", type=Path, default=Path("runs/quality_vs_nfe"), help="folder")
-    parser.add_argument("--workdir", default="runs/ve/mnist", help="images: a trained run")
-    parser.add_argument("--num", type=int, default=256, help="images, or a quarter of the points")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/quality_vs_nfe"), help="folder for the results"
+    )
+    parser.add_argument("--workdir", default="runs/ve/mnist", help="for images: a trained run")
+    parser.add_argument(
+        "--num",
+        type=int,
+        default=256,
+        help="number of images; the mixture gets four times as many points",
+    )
     parser.add_argument("--batch", type=int, default=64, help="images drawn at a time")
-    parser.add_argument("--picture", default="docs/quality_vs_nfe.png", help="plot: the file")
+    parser.add_argument(
+        "--picture", default="docs/quality_vs_nfe.png", help="for plot: the file to write"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:

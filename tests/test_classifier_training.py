@@ -15,7 +15,8 @@ import runs
 from scorax import conversion, evaluators, run_lib
 from scorax.datasets import get_data_scaler, get_source
 from scorax.evaluators import AccuracyCurve
-from scorax.experiment import Experiment, build, load_classifier
+from scorax.experiment import Experiment, build
+from scorax.loading import load_classifier, load_state
 from scorax.losses import get_classifier_loss_fn
 from scorax.metrics import features
 from scorax.metrics.feature_sets import Features
@@ -175,11 +176,12 @@ def test_exported_weights_are_those_of_the_run(trained, exported, tmp_path):
         (workdir / "config.json").read_text()
     )
     for directory in (workdir, exported):
-        experiment, loaded = load_classifier(str(directory))
+        classifier = load_classifier(str(directory))
+        experiment, loaded = classifier.experiment, classifier.state
         assert_same(loaded.params_ema, state.params_ema)
         assert int(loaded.step) == STEPS
         assert experiment.config.model.to_dict() == config.model.to_dict()
-    _, earlier = load_classifier(str(workdir), "30")
+    earlier = load_classifier(str(workdir), "30").state
     assert int(earlier.step) == 30
 
     asked = get_config(eval={"checkpoint": str(exported)})
@@ -193,7 +195,7 @@ def test_exported_weights_are_those_of_the_run(trained, exported, tmp_path):
 def test_exported_weights_become_a_run_again(trained, exported, tmp_path):
     config, _, state = trained
     conversion.import_checkpoint(str(exported), config, str(tmp_path / "run"))
-    again, _ = build(config).load(str(tmp_path / "run"))
+    again, _ = load_state(build(config), str(tmp_path / "run"))
     assert_same(again.params_ema, state.params_ema)
     target = tmp_path / "again"
     conversion.export_weights(str(tmp_path / "run"), config, "weights", str(target))
@@ -204,7 +206,7 @@ def test_exported_weights_become_a_run_again(trained, exported, tmp_path):
 def test_wrong_weights_are_refused(exported, tmp_path):
     def load(directory, **sections):
         config = get_config(eval={"checkpoint": str(directory)}, **sections)
-        return build(config).load(str(tmp_path))
+        return load_state(build(config), str(tmp_path))
 
     with pytest.raises(ValueError, match="digits'.*model.nf is 12, the checkpoint has 8"):
         load(exported, model={"nf": 12})

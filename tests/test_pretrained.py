@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorax import experiment
+from scorax import experiment, loading
 from scorax.conditioning.denoising import tweedie
 from scorax.datasets import get_data_scaler, get_source
 from scorax.utils.arrays import batch_mul
@@ -38,7 +38,7 @@ def test_score_networks_denoise(name, module):
     config = importlib.import_module(f"scorax.configs.{module}").get_config()
     config.eval.checkpoint = str(FOLDER / name)
     trained = experiment.build(config)
-    state, _ = trained.load("")
+    state, _ = loading.load_state(trained, "")
     score_fn = trained.score_fn(state.params_ema, state.model_state)
     x, _ = examples(config, 32)
     denoise = jax.jit(lambda y, sigma: tweedie(trained.sde, score_fn, y, sigma), static_argnums=1)
@@ -50,7 +50,8 @@ def test_score_networks_denoise(name, module):
 
 
 def test_classifier_tells_digits_with_and_without_noise():
-    trained, state = experiment.load_classifier(str(FOLDER / "mnist_classifier"))
+    classifier = loading.load_classifier(str(FOLDER / "mnist_classifier"))
+    trained, state = classifier.experiment, classifier.state
     classify = jax.jit(trained.classifier_fn(state.params_ema, state.model_state))
     x, labels = examples(trained.config, 200)
     for level, accuracy in ((0.01, 0.98), (0.4, 0.95)):

@@ -13,6 +13,8 @@ from typing import NoReturn
 import ml_collections
 from absl import app, flags
 
+from scorax.utils.config_files import find_config
+
 
 class Parser(argparse.ArgumentParser):
     """Raises what is wrong with a command line, so that one place shows all errors."""
@@ -41,6 +43,7 @@ def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
       ValueError: for what cannot be understood.
     """
     app.define_help_flags()
+    argv = _with_config_path(argv)
     try:
         _check_fields(argv, default)
         extra = flags.FLAGS(argv)[1:]
@@ -59,6 +62,18 @@ def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
         raise ValueError(f"{e.obj.__file__} is no config; it needs a get_config(variant)") from e
     if extra:
         raise ValueError(f"{' '.join(extra)!r} belongs to no flag; --help lists them")
+
+
+def _with_config_path(argv: list[str]) -> list[str]:
+    """The command line with the path of the config file, where it gives the name."""
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config") and equals:
+            argv[i] = f"{flag}={find_config(value)}"
+        elif flag in ("--config", "-config") and i + 1 < len(argv):
+            argv[i + 1] = find_config(argv[i + 1])
+    return argv
 
 
 def _check_fields(argv: list[str], default: ml_collections.ConfigDict) -> None:

@@ -1,0 +1,432 @@
+"""Trained networks: finding their weights, reading them, and using them in a program.
+
+`load` is the door for programs: it takes whatever there is, and gives a `Model` that draws samples
+and has a score. The evaluation of a run and the conversion of weights read through the same
+functions. Weights are of three kinds:
+
+    a run        WORKDIR with `checkpoints/` and `config.json`, see `run_lib`
+    exported     a directory with `config.json` and `model.safetensors`
+    published    the files of `weights.readers`, which need a config beside them
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from scorax.conditioning.guidance import ClassifierFn, check_labels
+from scorax.configs import base
+from scorax.experiment import Experiment, assemble
+from scorax.likelihood import Likelihood, dequantize, get_configured_likelihood_fn
+from scorax.losses import State
+from scorax.sampling import get_sampling_fn
+from scorax.sde_lib import SDE, ScoreFn
+from scorax.utils.checkpoints import Checkpoints, check_config
+from scorax.utils.config_files import read_config
+from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
+from scorax.weights import formats
+from scorax.weights.readers import read_weights
+
+_log = logging.getLogger(__name__)
+
+Config = ml_collections.ConfigDict
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network, with its averaged parameters in evaluation mode.
+
+    Scores and states are in the model's range: [0, 1], or [-1, 1] with `config.data.centered`.
+    `to_model` maps images in [0, 1] there, `to_unit` maps back.
+
+    Attributes:
+      experiment: the parts that its config describes.
+      state: its parameters, on the host.
+    """
+
+    experiment: Experiment
+    state: State
+    _compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> Config:
+        """The config of the network."""
+        return self.experiment.config
+
+    @property
+    def sde(self) -> SDE:
+        """The SDE that the score belongs to."""
+        return self.experiment.sde
+
+    @property
+    def step(self) -> int:
+        """Number of training steps."""
+        return int(self.state.step)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: (H, W, C)."""
+        data = self.config.data
+        return data.image_size, data.image_size, data.num_channels
+
+    @functools.cached_property
+    def variables(self) -> tuple[Any, Any]:
+        """The averaged parameters and the other variables of the network, on the device."""
+        return jax.device_put((self.state.params_ema, self.state.model_state))
+
+    @functools.cached_property
+    def score_fn(self) -> ScoreFn:
+        """The score, compiled: x: (B, *S) in the model's range, t: (B,) -> (B, *S).
+
+        Raises:
+          ValueError: if the network is a classifier.
+        """
+        return self.score_of(None)
+
+    def score_of(self, labels: jax.Array | np.ndarray | None) -> ScoreFn:
+        """The score given classes, for a network that is told them.
+
+        Args:
+          labels: (B,) integers, of which `config.model.num_classes` means no class.
+
+        Raises:
+          ValueError: for labels that are not classes of the network.
+        """
+        self.experiment.check_score(labels)
+
+        @jax.jit
+        def score(variables: tuple, x: jax.Array, t: jax.Array) -> jax.Array:
+            return self.experiment.score_fn(*variables, labels)(x, t)
+
+        return functools.partial(score, self.variables)
+
+    @functools.cached_property
+    def classifier_fn(self) -> ClassifierFn:
+        """The classifier, compiled: x: (B, *S) with noise, sigma: (B,) -> logits (B, K).
+
+        Raises:
+          ValueError: if the network is not a classifier.
+        """
+        self.experiment.check_classifier()
+
+        @jax.jit
+        def classify(variables: tuple, x: jax.Array, sigma: jax.Array) -> jax.Array:
+            return self.experiment.classifier_fn(*variables)(x, sigma)
+
+        return functools.partial(classify, self.variables)
+
+    def to_model(self, images: jax.Array) -> jax.Array:
+        """Images in [0, 1] in the model's range."""
+        return get_data_scaler(self.config)(images)
+
+    def to_unit(self, x: jax.Array) -> jax.Array:
+        """Data in the model's range as images in [0, 1]; not clipped."""
+        return get_data_inverse_scaler(self.config)(x)
+
+    def sample(
+        self,
+        rng: jax.Array,
+        n: int,
+        *,
+        labels: jax.Array | np.ndarray | None = None,
+        condition: Callable[[ScoreFn], ScoreFn] | None = None,
+        **sampling: Any,
+    ) -> tuple[jax.Array, int]:
+        """Draws images with the sampler of the config, or with another.
+
+        Compiled once for each number of images and sampler, and anew for each condition.
+
+        Args:
+          rng: key.
+          n: number of images.
+          labels: (n,) classes of the images, for a network that is told them; None: without class.
+          condition: turns the score into the score given something, such as a row of
+            `conditioning.LIKELIHOODS` or a function that calls `conditioning.classifier_guidance`.
+          **sampling: fields of `config.sampling` with other values, such as
+            `method="dpmpp_2m_sde", steps=20`.
+
+        Returns:
+          Images (n, H, W, C) in [0, 1], and the evaluations of the score for each.
+
+        Raises:
+          ValueError: for an unknown field or sampler, or labels that do not fit.
+          FloatingPointError: if the images are not finite.
+        """
+        self.experiment.check_score(labels)
+        if n < 1:
+            raise ValueError(f"n={n} images cannot be drawn; draw at least 1")
+        if labels is not None:
+            labels = jnp.asarray(labels)
+            check_labels(labels, n, self.config.model.num_classes + 1)
+        key = n, labels is None, tuple(sorted(sampling.items()))
+        draw = self._compiled.get(key) if condition is None else None
+        if draw is None:
+            draw = self._get_sampler(n, condition, sampling)
+            if condition is None:
+                self._compiled[key] = draw
+        images, nfe = draw(self.variables, rng, labels)
+        if not jnp.isfinite(images).all():
+            raise FloatingPointError(
+                "the samples are not finite; take another sampler, more steps, or other weights"
+            )
+        return images, int(nfe)
+
+    def _get_sampler(self, n: int, condition: Callable | None, sampling: dict) -> Callable:
+        config = _with_fields(self.config, "sampling", sampling)
+        sampler, shape = get_sampling_fn(config, self.sde), (n, *self.shape)
+
+        @jax.jit
+        def draw(variables: tuple, rng: jax.Array, labels: jax.Array | None) -> tuple:
+            score_fn = self.experiment.score_fn(*variables, labels)
+            x, nfe = sampler(rng, condition(score_fn) if condition else score_fn, shape)
+            return jnp.clip(self.to_unit(x), 0, 1), nfe
+
+        return draw
+
+    def bits_per_dim(self, rng: jax.Array, images: np.ndarray, **settings: Any) -> Likelihood:
+        """Bits per dimension of 8-bit images, see `likelihood.get_likelihood_fn`.
+
+        Args:
+          rng: key, of the noise that makes the images continuous and of the probes.
+          images: uint8 (B, H, W, C).
+          **settings: fields of `config.eval` with other values, such as `bpd_probes=8`.
+
+        Raises:
+          ValueError: for images of another type or size, or an unknown field.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+            raise ValueError(
+                f"images are {images.dtype} of shape {images.shape}; bits per dimension are those "
+                f"of uint8 images of shape (B, {', '.join(map(str, self.shape))})"
+            )
+        config = _with_fields(self.config, "eval", settings)
+        likelihood_fn = get_configured_likelihood_fn(config, self.sde)
+        noise_rng, probe_rng = jax.random.split(rng)
+
+        @jax.jit
+        def bits(variables: tuple, x: jax.Array) -> Likelihood:
+            return likelihood_fn(probe_rng, self.experiment.score_fn(*variables), x)
+
+        return bits(self.variables, self.to_model(dequantize(noise_rng, images)))
+
+
+def load(
+    path: str | os.PathLike, config: Config | str | None = None, step: int | None = None
+) -> Model:
+    """Loads a trained network.
+
+    Args:
+      path: a run, one of its checkpoints (RUN/checkpoints/STEP), exported weights, a directory of
+        diffusers, a .pth of score_sde_pytorch, a checkpoint of score_sde or a .safetensors file.
+      config: of the network, or the path or name of its file, such as "ve/mnist"; needed where the
+        weights do not come with one.
+      step: of a run; None for the latest.
+
+    Raises:
+      ValueError: if there are no such weights, they are damaged, or they belong to another config.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise ValueError(
+            f"{path} does not exist; give a run, exported weights or a file of weights"
+        )
+    run, found = _split_step(path)
+    if step is not None and found is not None:
+        raise ValueError(f"{path} is one step of a run; leave step={step} out")
+    step = found if step is None else step
+    is_run = os.path.isdir(os.path.join(run, "checkpoints"))
+    if step is not None and not is_run:
+        raise ValueError(f"{path} is not a run, and has no step {step}; leave step out")
+    if isinstance(config, str):
+        config = read_config(config)
+    if config is None:
+        config = load_config(run) if is_run or formats.is_exported(run) else _config_in(run)
+    config = config.copy_and_resolve_references()
+    if is_run:
+        config.eval.checkpoint = "" if step is None else str(step)
+        experiment = assemble(config)
+        return Model(experiment, load_state(experiment, run)[0])
+    experiment = assemble(config)
+    return Model(experiment, _read_state(experiment, run))
+
+
+def _split_step(path: str) -> tuple[str, int | None]:
+    """RUN/checkpoints/STEP -> RUN, STEP; any other path -> itself, None."""
+    parts = pathlib.Path(path).parts
+    if len(parts) > 1 and parts[-2] == "checkpoints" and parts[-1].isdecimal():
+        return str(pathlib.Path(path).parent.parent), int(parts[-1])
+    return path, None
+
+
+def _config_in(path: str) -> Config:
+    """The config in the metadata of a published file, where there is one.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    metadata: dict[str, str] = {}
+    kind = formats.detect(path)
+    if kind == "safetensors":
+        _, metadata = formats.read_safetensors(path)
+    elif kind == "diffusers":
+        *_, metadata = formats.read_diffusers(path)
+    if "config" not in metadata:
+        raise ValueError(
+            f"{path} is {formats.FORMATS[kind]}, which does not say what network it belongs to; "
+            'give its config, as in load(path, config="ve/cifar10_ncsnpp_continuous")'
+        )
+    return _filled(json.loads(metadata["config"]), path)
+
+
+def _read_state(experiment: Experiment, path: str) -> State:
+    """The weights of a file, as a state without an optimizer's."""
+    weights = read_weights(path, experiment.config)
+    model_state = experiment.state_shapes.model_state  # no network has anything but parameters
+    step = np.int32(weights.step)
+    return State(step, weights.params, (), model_state, weights.params_ema)
+
+
+def load_state(experiment: Experiment, workdir: str) -> tuple[State, dict]:
+    """Reads the weights to evaluate: `eval.checkpoint`, of the run in `workdir` or exported.
+
+    Returns:
+      The state without the optimizer's part, and the config it was trained with.
+
+    Raises:
+      ValueError: if there are none, they are damaged, or they belong to another config.
+    """
+    path = find_weights(experiment.config, workdir)
+    if path == experiment.config.eval.checkpoint:
+        return _read_state(experiment, path), formats.read_exported(path)[0]
+    keep_period = experiment.config.training.snapshot_freq
+    with contextlib.closing(Checkpoints(path, keep_period)) as checkpoints:
+        state, _, saved, _ = restore(experiment, checkpoints, training=False)
+    return state, saved
+
+
+def find_weights(config: Config, workdir: str) -> str:
+    """The directory of the weights to evaluate: exported ones, or the run's checkpoints.
+
+    Raises:
+      ValueError: if it does not exist.
+    """
+    checkpoint = config.eval.checkpoint
+    if checkpoint and not checkpoint.isdecimal():
+        if not formats.is_exported(checkpoint):
+            raise ValueError(
+                f"eval.checkpoint={checkpoint!r} is no step of a run, and no directory of "
+                "exported weights; leave it empty for the latest step in --workdir"
+            )
+        return checkpoint
+    directory = os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(directory):
+        raise ValueError(
+            f"there is no checkpoint in {directory}; train first (--mode train), or name the "
+            "directory of another run"
+        )
+    return directory
+
+
+def restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -> tuple:
+    """Reads the newest checkpoint, or to evaluate the configured one without its optimizer.
+
+    Returns:
+      The state, the position in the data, the checkpoint's own config, its step.
+
+    Raises:
+      ValueError: if there is none, it is damaged, or it belongs to another config.
+    """
+    template, step = experiment.state_shapes, None
+    if not training:
+        template = template.replace(opt_state=())
+        step = int(experiment.config.eval.checkpoint or 0) or None
+    current = experiment.config.to_dict()
+    return checkpoints.restore(template, step, lambda c: check_config(c, current, training))
+
+
+def load_config(directory: str | os.PathLike) -> Config:
+    """The config of a run, or of exported weights: its config.json.
+
+    Missing keys keep their defaults, and so do keys whose type has changed since.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
+    path = pathlib.Path(directory, "config.json")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; name the directory of a run")
+    return _filled(json.loads(path.read_text()), path)
+
+
+def _filled(saved: dict, path: str | os.PathLike) -> Config:
+    """A saved config, with defaults for what it does not have."""
+    config = base.get_config()
+    for section, fields in saved.items():
+        fields = fields if isinstance(fields, dict) else {"": fields}
+        for key, value in fields.items():
+            value = tuple(value) if isinstance(value, list) else value
+            try:
+                config.update({section: {key: value} if key else value})
+            except TypeError:
+                _log.info("%s: %s.%s=%r is of an older version", path, section, key, value)
+    return config
+
+
+def _with_fields(config: Config, section: str, values: dict[str, Any]) -> Config:
+    """The config with other values in one section.
+
+    Raises:
+      ValueError: for an unknown field, or a value of another type.
+    """
+    config = config.copy_and_resolve_references()
+    for key, value in values.items():
+        if key not in config[section]:
+            near = difflib.get_close_matches(key, list(config[section]), 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"unknown field {section}.{key}{hint}; configs/base.py lists them all")
+        try:
+            config[section][key] = value
+        except TypeError as e:
+            kind = type(config[section][key]).__name__
+            raise ValueError(f"{section}.{key}={value!r} must be of type {kind}") from e
+    return config
+
+
+def load_classifier(directory: str, checkpoint: str = "") -> Model:
+    """A trained classifier of noisy images.
+
+    Args:
+      directory: a run, or exported weights.
+      checkpoint: step of the run; "": the latest.
+
+    Raises:
+      ValueError: if there is none, or what is there is something else.
+    """
+    if not os.path.isdir(directory):
+        raise ValueError(
+            f"guidance.classifier={directory!r} does not exist; train one, as with python main.py "
+            "--config configs/classifier/mnist.py --mode train, and name the directory of its run "
+            "(runs/classifier/mnist)"
+        )
+    if checkpoint and formats.is_exported(directory):
+        raise ValueError(
+            f"guidance.checkpoint={checkpoint!r}, but guidance.classifier={directory!r} holds "
+            "exported weights, which are of one step; leave guidance.checkpoint empty"
+        )
+    try:
+        classifier = load(directory, step=int(checkpoint) if checkpoint else None)
+        classifier.experiment.check_classifier()
+    except ValueError as e:
+        raise ValueError(f"guidance.classifier={directory!r}: {e}") from e
+    return classifier

@@ -1,0 +1,47 @@
+"""Config files by path or by name: `configs/ve/mnist.py`, `ve/mnist`, each with `:smoke` or not."""
+
+import difflib
+import os
+import runpy
+from pathlib import Path
+
+import ml_collections
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def find_config(name: str) -> str:
+    """The path of a config file.
+
+    Args:
+      name: an existing path or, of a config of this package, the name below `configs/` such as
+        "ve/mnist"; with ":VARIANT", which stays.
+
+    Raises:
+      ValueError: if there is no such file, naming those that are spelled alike.
+    """
+    path, colon, variant = name.partition(":")
+    if os.path.isfile(path):
+        return name
+    known = {
+        p.relative_to(CONFIGS).with_suffix("").as_posix(): p for p in CONFIGS.glob("*/**/*.py")
+    }
+    wanted = path.removeprefix("configs/").removesuffix(".py")
+    if wanted in known:
+        return f"{known[wanted]}{colon}{variant}"
+    near = difflib.get_close_matches(wanted, known, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"{CONFIGS} has those of this package"
+    raise ValueError(f"there is no config {path!r}, neither as a file nor by name; {hint}")
+
+
+def read_config(name: str) -> ml_collections.ConfigDict:
+    """The config of a file, see `find_config`.
+
+    Raises:
+      ValueError: if there is no such file, or it has no `get_config(variant)`.
+    """
+    path, _, variant = find_config(name).partition(":")
+    module = runpy.run_path(path)
+    if "get_config" not in module:
+        raise ValueError(f"{path} is no config; it needs a get_config(variant)")
+    return module["get_config"](variant)
