@@ -2,78 +2,64 @@
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = sorted(
-    p
-    for p in ROOT.rglob("*.py")
-    if p.relative_to(ROOT).parts[0] not in ("tests", "runs", "data")
-    and not p.relative_to(ROOT).parts[0].startswith(".")
-)
-TREES = {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): p for p in CODE}
-TREES = {name.removesuffix(".__init__"): ast.parse(p.read_text()) for name, p in TREES.items()}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = [p.split(".")[1:] for p in PROJECT["tool"]["setuptools"]["packages"]] + [["benchmarks"]]
+PATHS = {
+    ".".join([*folder, path.stem]).removesuffix("__init__").rstrip("."): path
+    for folder in FOLDERS
+    for path in sorted(ROOT.joinpath(*folder).glob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
-# Layers from the bottom up: a module imports from lower ones, or from its own where it says so.
-LAYERS = [
-    {"utils.arrays", "utils.trees", "utils.progress"},
-    {"sde_lib"},
-    {"models.utils", "noise_levels"},
-    {"solvers", "probability_flow"},
-    {"losses", "likelihood", "sampling", "guidance", "operators", "masks"},
-    {"posterior", "controllable_generation", "denoising"},
-    {"experiment"},
-    {"features"},
-    {"evaluators"},
-    {"run_lib"},
-    {"main"},
+# The rooms from the bottom up: a module imports from rooms before its own, or from its own. The
+# module "" is the package itself.
+ROOMS = [
+    *("utils", "configs", "data_sources", "sde_lib", "datasets", "models", "noise_levels"),
+    *("weights", "losses", "solvers", "likelihood", "sampling", "conditioning"),
+    *("controllable_generation", "experiment", "loading", "metrics", "conversion", "evaluators"),
+    *("run_lib", "main", "tools", "benchmarks"),
 ]
-LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-WITHIN_A_LAYER = {("controllable_generation", "posterior")}
-# module or package -> what of this repository it may import at most, besides its own package
+# What of this project a module, or all modules of a package, may import at most besides itself.
+ARRAYS = {"utils.arrays"}
+SAMPLERS = {"sde_lib", "solvers", "utils.arrays", "utils.options", "utils.progress"}
 ONLY = {
-    "evaluation": {"neighbour_metrics", "point_metrics", "utils.arrays"},
-    "neighbour_metrics": {"point_metrics"},
-    "point_metrics": set(),
-    "image_metrics": set(),
-    "evaluators": {
-        *("experiment", "sampling", "likelihood", "probability_flow", "features", "evaluation"),
-        *("image_metrics", "datasets", "losses", "noise_levels", "sde_lib", "utils"),
-        *("controllable_generation", "posterior", "operators", "masks", "guidance", "denoising"),
-    },
-    "features": {"datasets", "data_sources", "evaluation", "models", "utils"},
-    "data_sources": set(),
-    "datasets": {"data_sources", "utils.arrays", "utils.parallel"},
-    "configs": set(),
+    "": {"utils.one_copy"},
     "utils": set(),
-    "sde_lib": {"utils.arrays"},
-    "noise_levels": {"sde_lib", "utils.arrays"},
-    "sampling": {"sde_lib", "solvers", "probability_flow", "utils.arrays", "utils.progress"},
-    "solvers": {"sde_lib", "utils.arrays", "utils.progress"},
-    "probability_flow": {"sde_lib", "utils.arrays", "utils.progress"},
-    "likelihood": {"datasets", "sde_lib", "probability_flow", "utils.arrays"},
-    "posterior": {"sde_lib", "utils.arrays"},
-    "controllable_generation": {"sde_lib", "sampling", "masks", "operators", "utils.arrays"},
-    "guidance": {"sde_lib", "utils.arrays"},
-    "denoising": {"sde_lib", "sampling", "utils.arrays"},
-    "operators": {"utils.arrays"},
-    "masks": {"utils.arrays"},
-    "models": {"models", "utils.arrays"},
-    "models.utils": {"models", "sde_lib", "utils.arrays"},
+    "configs": set(),
+    "data_sources": {"utils.logging"},
+    "sde_lib": ARRAYS,
+    "datasets": {"data_sources", "utils.arrays", "utils.data_range", "utils.parallel"},
+    "models": ARRAYS,
+    "models.utils": {"sde_lib", "utils.arrays", "utils.options"},
+    "noise_levels": {"sde_lib", "utils.arrays", "utils.options"},
+    "losses": {"models.utils", "noise_levels", "sde_lib", "utils.arrays"},
+    "solvers": SAMPLERS,
+    "likelihood": SAMPLERS | {"utils.data_range"},
+    "sampling": SAMPLERS,
+    "conditioning": SAMPLERS | {"sampling"},
+    "controllable_generation": SAMPLERS | {"sampling", "conditioning"},
+    "metrics": ARRAYS,
+    "metrics.features": {"datasets", "metrics", "utils", "weights"},
+    "weights": {"models", "utils.arrays", "utils.checkpoints"},
 }
 
 
 def imports(tree):
-    """Full names of the modules a file imports; of `from a import b` both a and a.b."""
+    """Full names of the modules a file imports; of `from a import b` a.b if that is a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports name their module in full"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from [n for n in names if n in TREES] or [node.module]
+            found = [n for n in names if n.removeprefix("scorax.") in TREES]
+            yield from found or [node.module]
 
 
 def within(name, allowed):
@@ -81,33 +67,41 @@ def within(name, allowed):
 
 
 def ours(tree):
-    return {name for name in imports(tree) if name in TREES or name.split(".")[0] in TREES}
+    """The modules of this project that a file imports, without the name of the package."""
+    names = set(imports(tree))
+    inside = {n.removeprefix("scorax.") for n in names if n.startswith("scorax.")}
+    return inside | {n for n in names if n.partition(".")[0] == "benchmarks"}
 
 
-def rule(name):
-    """The row of ONLY for a module: its own or that of its package."""
-    return ONLY.get(name, ONLY.get(name.split(".")[0]))
+def room(name):
+    return name.partition(".")[0]
 
 
 def test_modules_are_found():
     assert {"run_lib", "sde_lib", "models.utils", "utils.parallel", "configs.base"} <= set(TREES)
+    assert not any("site-packages" in str(path) for path in PATHS.values())
+
+
+def test_every_module_has_a_room_and_every_rule_a_module():
+    assert {room(name) for name in TREES if name} == set(ROOMS)
+    assert set(ONLY) <= set(TREES)
+    for allowed in ONLY.values():
+        assert all(name in TREES for name in allowed), allowed
 
 
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_dependencies_point_one_way(name):
-    for other in ours(TREES[name]):
-        if name in LEVEL and other in LEVEL:
-            ok = LEVEL[other] < LEVEL[name] or (name, other) in WITHIN_A_LAYER
-            assert ok, f"{name} imports {other}, which is not below it"
-        allowed = rule(name)
-        if allowed is not None and name.split(".")[0] != other.split(".")[0]:
+    others = ours(TREES[name])
+    assert all(other in TREES for other in others), "imports of modules that do not exist"
+    for other in others:
+        if name:
+            lower = ROOMS.index(room(other)) <= ROOMS.index(room(name))
+            assert lower, f"{name} imports {other}, which is not below it"
+        allowed = ONLY.get(name, ONLY.get(room(name)))
+        if allowed is not None and room(other) != room(name):
             assert within(other, allowed), f"{name} imports {other}; it may know {allowed}"
-        assert other != "main" and (other != "run_lib" or name in RUNNERS), (
-            f"{name} imports {other}"
-        )
-
-
-RUNNERS = {"main", *(n for n in TREES if n.split(".")[0] in ("benchmarks", "tools"))}
+        runs = name == "main" or room(name) in ("benchmarks", "tools")
+        assert other != "main" and (other != "run_lib" or runs), f"{name} imports {other}"
 
 
 def test_no_import_cycles():
@@ -119,16 +113,15 @@ def test_no_import_cycles():
 
 def test_architectures_know_flax_only():
     for name in TREES:
-        if name.startswith("models.") and name not in ("models.utils", "models.convert"):
-            assert not within("sde_lib", imports(TREES[name])), name
-            assert not within("ml_collections", imports(TREES[name])), name
+        if room(name) == "models" and name != "models.utils":
+            assert "ml_collections" not in set(imports(TREES[name])), name
 
 
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_only_what_is_installed_is_imported(name):
     tops = {n.split(".")[0] for n in imports(TREES[name])}
     assert not tops & {"tensorflow", "torch", "haiku"}, name
-    ours_or_builtin = {n.split(".")[0] for n in TREES} | set(sys.stdlib_module_names)
+    ours_or_builtin = {"benchmarks", "scorax"} | set(sys.stdlib_module_names)
     allowed = {
         *("absl", "flax", "grain", "jax", "ml_collections", "numpy", "optax", "orbax", "PIL"),
         *("scipy", "sklearn", "tensorboardX", "tqdm", "matplotlib", "h5py", "diffrax"),
@@ -154,12 +147,14 @@ def test_only_parallel_asks_for_devices_and_processes():
                 assert of == "parallel" or described, f"{name}:{node.lineno} reads {of}.{node.attr}"
 
 
-BUILDERS = ("get_", "_get_", "init_model", "_adam", "_configured_", "_parametrization_name")
-NAME_NO_CONFIG = ("sde_lib", "losses", "sampling", "solvers", "likelihood", "posterior")
-NAME_NO_CONFIG += ("controllable_generation", "models.utils", "evaluation", "datasets")
+BUILDERS = ("get_", "_get_", "init_", "_adam", "_check_", "_parametrization_name")
+NAME_NO_CONFIG = (
+    *("sde_lib", "losses", "sampling", "solvers", "likelihood", "conditioning", "noise_levels"),
+    *("controllable_generation", "models", "datasets", "metrics"),
+)
 
 
-@pytest.mark.parametrize("name", [n for n in NAME_NO_CONFIG if n in TREES])
+@pytest.mark.parametrize("name", [n for n in TREES if room(n) in NAME_NO_CONFIG])
 def test_only_builders_name_config(name):
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith(BUILDERS):
@@ -180,7 +175,7 @@ EXPERIMENTS = [n for n in TREES if n.startswith("configs.") and n.count(".") > 1
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_are_short_and_say_how_to_run_them(name):
-    path = name.replace(".", "/") + ".py"
+    path = PATHS[name].relative_to(ROOT).as_posix()
     assert len((ROOT / path).read_text().splitlines()) <= 40
     assert f"python main.py --config {path} --mode train" in ast.get_docstring(TREES[name])
 
