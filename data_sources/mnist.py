@@ -82,7 +82,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     if len(data) != size or size == start:
         raise ValueError(
             f"{path} has {len(data)} bytes where its header, shape {shape}, asks for {size}; "
-            "fetch the file again"
+            "fetch it again"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
