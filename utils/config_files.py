@@ -1,4 +1,4 @@
-"""Config files by path or by name: `configs/ve/mnist.py`, `ve/mnist`, each with `:smoke` or not."""
+"""Finds and reads config files by path (`configs/ve/mnist.py`) or by name (`ve/mnist:smoke`)."""
 
 import difflib
 import os
@@ -11,14 +11,14 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def find_config(name: str) -> str:
-    """The path of a config file.
+    """Returns the path of a config file.
 
     Args:
-      name: an existing path or, of a config of this package, the name below `configs/` such as
-        "ve/mnist"; with ":VARIANT", which stays.
+      name: an existing path, or the name of a config of this package below `configs/`, such as
+        "ve/mnist". A suffix ":VARIANT" is kept.
 
     Raises:
-      ValueError: if there is no such file, naming those that are spelled alike.
+      ValueError: if there is no such file; the message names configs with similar names.
     """
     path, colon, variant = name.partition(":")
     if os.path.isfile(path):
@@ -35,7 +35,7 @@ def find_config(name: str) -> str:
 
 
 def read_config(name: str) -> ml_collections.ConfigDict:
-    """The config of a file, see `find_config`.
+    """Returns the config of a file that `find_config` finds.
 
     Raises:
       ValueError: if there is no such file, or it has no `get_config(variant)`.

@@ -1,13 +1,13 @@
-"""Options of the rows of a table: which config key gives a parameter of a builder.
+"""Options of the rows of a table: the config keys that set the parameters of a builder.
 
-A parameter says in its annotation where a config has it,
+The annotation of a parameter names its config key, and no other place repeats it:
 
     def get_gaussian_blur(width: Annotated[float, Option("eval.operator_width")]) -> Operator: ...
 
-and no other place repeats it. `configured` reads the values from a config; `keys_of` lists the keys
-that a row, or a whole table, depends on. Rows are functions, classes or partials; a parameter
-that a partial has bound is no longer an option. `**rest: Annotated[Any, OptionsOf(row)]` adds the
-options of another row, unless a parameter has the same name.
+`configured` reads the values from a config; `keys_of` lists the keys that a row, or a whole table,
+depends on. Rows are functions, classes or partials; a parameter that a partial has bound is not an
+option. `**rest: Annotated[Any, OptionsOf(row)]` adds the options of another row, except for
+parameters of the same name.
 """
 
 import functools
@@ -17,14 +17,14 @@ from typing import Any
 
 
 class Option:
-    """Where a parameter comes from.
+    """The source of a parameter in a config.
 
     Attributes:
       keys: config keys, "section.field" or "field".
-      read: the values of these keys -> the parameter; the one value itself by default.
-      unset: the value of a single key that leaves the parameter's own default as it is.
-      power: for a quantity that the config gives for data in [0, 1]: in units where the width of
-        that interval is w, it is w^power times as large.
+      read: function from the values of these keys to the parameter; by default the single value.
+      unset: a value of the single key that keeps the default of the parameter.
+      power: the config gives the quantity for data in [0, 1]; in units in which that interval has
+        width w, the parameter is w^power times as large.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Option:
 
 
 class OptionsOf:
-    """Stands for the options of another row, in the annotation of `**keywords`."""
+    """Adds the options of another row, in the annotation of `**keywords`."""
 
     def __init__(self, row: Callable) -> None:
         self.row = row
 
 
 def options_of(row: Callable) -> dict[str, Option]:
-    """The options of a row by the name of their parameter."""
+    """Returns the options of a row, by the names of their parameters."""
     bound = row.keywords if isinstance(row, functools.partial) else {}
     found: dict[str, Option] = {}
     for name, parameter in inspect.signature(row).parameters.items():
@@ -58,12 +58,12 @@ def options_of(row: Callable) -> dict[str, Option]:
 
 
 def configured(row: Callable, config: Mapping[str, Any], width: float = 1.0) -> dict[str, Any]:
-    """The options of a row as a config has them, by the name of their parameter.
+    """Returns the values of a row's options in a config, by the names of their parameters.
 
     Args:
       row: function, class or partial.
       config: the whole config.
-      width: of the interval [0, 1] in the units of the model, see `Option.power`.
+      width: width of the interval [0, 1] in the units of the model; see `Option.power`.
     """
     values = {}
     for name, option in options_of(row).items():
@@ -75,10 +75,10 @@ def configured(row: Callable, config: Mapping[str, Any], width: float = 1.0) -> 
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:
-    """The value of "section.field", or of "field".
+    """Returns the value of "section.field", or of "field".
 
     Raises:
-      ValueError: for a key that no config has.
+      ValueError: if the config has no such key.
     """
     try:
         return functools.reduce(lambda node, part: node[part], key.split("."), config)
@@ -89,7 +89,7 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:
 
 
 def keys_of(rows: Callable | Mapping[str, Callable]) -> tuple[str, ...]:
-    """The config keys that a row, or the rows of a table, depend on, each once."""
+    """Returns the config keys that a row, or any row of a table, depends on, each once."""
     several = rows.values() if isinstance(rows, Mapping) else [rows]
     keys = (key for row in several for option in options_of(row).values() for key in option.keys)
     return tuple(dict.fromkeys(keys))

@@ -1,5 +1,6 @@
 """Published weights: the formats of their files, and the names and layouts inside.
 
+readers          reads weights of any format as parameters of the networks here: READERS
 formats          detects the format of a file; safetensors, msgpack, directories
 torch_files      reads .pth files without PyTorch and without running their code
 tensor_pickles   runs the pickles inside them, which may only build data

@@ -1,12 +1,12 @@
-"""Weights from files of any format, in our names and layout.
+"""Reads weights from files of any format, and converts them to our names and layouts.
 
-    torch        .pth of score_sde_pytorch: raw and averaged weights, Adam's moments, step
-    flax         checkpoint_N of score_sde: the same
-    diffusers    a UNet2DModel: one set of weights, taken as the averaged ones
+    torch        .pth file of score_sde_pytorch: raw and averaged weights, Adam's moments, step
+    flax         checkpoint_N of score_sde: the same contents
+    diffusers    UNet2DModel: one set of weights, which counts as the averaged weights
     safetensors  one set of weights under the names of score_sde_pytorch
-    weights      one set under our own names; of any of our networks, classifiers too
+    weights      one set of weights under our names, for every network here, also classifiers
 
-Arrays are float32; no value is changed.
+Arrays are float32; their values are not changed.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Tree = dict[str, Any]
 
 
 class Moments(NamedTuple):
-    """Adam's state: updates made, and averages of the gradients and of their squares."""
+    """Adam's state: the number of updates, and averages of the gradients and of their squares."""
 
     count: int
     mu: Tree
@@ -38,14 +38,14 @@ class Moments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a published file holds, as parameter trees of the configured network.
+    """The contents of a published file, as parameter trees of the configured network.
 
     Attributes:
       params_ema: averaged parameters.
-      params: those that training changes; the averaged ones where a file has no others.
-      step: number of updates made, 0 where a file does not say.
-      moments: the optimizer's state, None where a file has none.
-      ema_rate: decay of the average, None where a file does not say.
+      params: raw parameters, which training updates; the averaged ones if a file has only these.
+      step: number of updates; 0 if a file does not give it.
+      moments: state of the optimizer; None if a file has none.
+      ema_rate: decay of the average; None if a file does not give it.
     """
 
     params_ema: Tree
@@ -56,15 +56,15 @@ class Weights:
 
 
 def read_weights(source: str, config: Config) -> Weights:
-    """Reads a file or directory of any of the formats, told apart by what is in it.
+    """Reads a file or directory in any format, which is detected from the content.
 
     Args:
-      source: path.
+      source: path of the file or directory.
       config: describes the network.
 
     Raises:
-      ValueError: if the file is damaged, or is not that of the configured network; it lists names
-        that are missing or left over.
+      ValueError: if the file is damaged or does not match the configured network; the message lists
+        names that are missing or left over.
     """
     format = formats.detect(source)
     try:
@@ -84,7 +84,7 @@ def _read_torch(source: str, config: Config) -> Weights:
     params = from_torch_state_dict(file["model"], config)
     model = {name.removeprefix("module."): x for name, x in file["model"].items()}
     names = published_names(config)
-    # The average is a list, in the order of the parameters, without the fixed Fourier frequencies.
+    # The average is a list in the order of the parameters, without the fixed Fourier frequencies.
     trained = [a.torch for path, a in names.items() if path[-1] != "W"]
     shadow = file["ema"]["shadow_params"]
     if len(shadow) != len(trained):
@@ -103,12 +103,13 @@ def _read_torch(source: str, config: Config) -> Weights:
 def _torch_moments(
     optimizer: Mapping, model: Mapping, names: list[str], trained: list[str], config: Config
 ) -> Moments | None:
-    """Adam's moments, which PyTorch keeps by the position among all parameters.
+    """Returns Adam's moments, which PyTorch stores under the position of each parameter.
 
     Args:
       optimizer: state dict of the optimizer.
       model: all parameters, by name.
-      names, trained: of all parameters, and of those with moments, in PyTorch's order.
+      names: names of all parameters, in PyTorch's order.
+      trained: names of the parameters that have moments, in PyTorch's order.
       config: describes the network.
     """
     _require(optimizer, ("state", "param_groups"))
@@ -173,14 +174,14 @@ def _read_exported(source: str, config: Config) -> Weights:
 
 
 def _one_set(params: Tree, metadata: Mapping[str, str], config: Config) -> Weights:
-    """Weights of a file with one set; files written here say what they belong to."""
+    """Returns the weights of a file with one set, after comparing its config if it has one."""
     if "config" in metadata:
         check_config(json.loads(metadata["config"]), config.to_dict(), training=False)
     return Weights(params, params, int(metadata.get("step", 0)))
 
 
 def _require(tree: Any, keys: tuple[str, ...]) -> None:
-    """Raises an error unless `tree` is a dict with these keys."""
+    """Raises TypeError unless `tree` is a dict, and ValueError unless it has these keys."""
     if not isinstance(tree, Mapping):
         raise TypeError(f"{type(tree).__name__} where a dict belongs")
     missing = [key for key in keys if key not in tree]
@@ -188,6 +189,7 @@ def _require(tree: Any, keys: tuple[str, ...]) -> None:
         raise ValueError(f"it lacks {', '.join(missing)}, which a training checkpoint has")
 
 
+# format -> function that reads a file of this format
 READERS: dict[str, Callable[[str, Config], Weights]] = {
     "torch": _read_torch,
     "flax": _read_flax,
