@@ -82,7 +82,7 @@ def peak_memory_gib() -> float:
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats["peak_bytes_in_use"] / 2**30
-    scale = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+    scale = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
 
 

@@ -108,7 +108,7 @@ def load(dir: str, split: str) -> ArrayRecords:
     """Returns a split of a prepared folder.
 
     Raises:
-      ValueError: if `dir` is empty, and as `ArrayRecords`.
+      ValueError: if `dir` is empty; see also `ArrayRecords`.
     """
     if not dir:
         raise ValueError(

@@ -137,9 +137,9 @@ def _distance(x: np.ndarray, y: np.ndarray) -> float:
 
 @jax.jit
 def _farthest(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the largest squared distance between a row of x and a row of y, and both indices.
+    """Returns the largest squared distance between rows of x and y, int8 (n, D), and both indices.
 
-    x and y are int8 (n, D). JAX's 64-bit types must be enabled.
+    JAX's 64-bit types must be enabled.
     """
 
     def add(sums: tuple, chunk: tuple) -> tuple[tuple, None]:

@@ -138,7 +138,7 @@ def open_files(path: Path) -> Folder | Zip:
     """Returns the folder or the zip at an existing path.
 
     Raises:
-      ValueError: for a file that is not a zip, and as `Zip`.
+      ValueError: for a file that is not a zip; see also `Zip`.
     """
     return Folder(path) if path.is_dir() else Zip(path)
 

@@ -32,7 +32,7 @@ class HDF5Source:
         self.images = file[image_key]
         try:
             labels = read_labels(lambda name: file[name][()], label_key, self.images.shape)
-        except Exception as error:  # as above
+        except Exception as error:  # the same types as above
             raise self._damaged(error) from error
         try:
             check_images(self.images.dtype, self.images.shape, labels)
@@ -66,7 +66,7 @@ def load(dir: str, split: str) -> HDF5Source:
     """Returns a split from `dir`, which is a file or a folder with files train and test.
 
     Raises:
-      ValueError: if there is no such file, and as `HDF5Source`.
+      ValueError: if there is no such file; see also `HDF5Source`.
     """
     return HDF5Source(find_file(dir, split, (".h5", ".hdf5")), split)
 

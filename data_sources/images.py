@@ -108,7 +108,7 @@ def load(dir: str, split: str, image_size: int, num_channels: int) -> ImageFiles
     """Returns a split of a folder or zip of the user's own images.
 
     Raises:
-      ValueError: if `dir` is empty, and as `ImageFiles`.
+      ValueError: if `dir` is empty; see also `ImageFiles`.
     """
     if not dir:
         raise ValueError(
@@ -122,7 +122,7 @@ def load_afhq(dir: str, split: str, image_size: int, num_channels: int) -> Image
     """Returns AFHQ (512x512 animal faces: cat 0, dog 1, wild 2) from `dir` or else data/afhq.
 
     Raises:
-      ValueError: as `ImageFiles`.
+      ValueError: see `ImageFiles`.
     """
     missing = (
         "get AFHQ v2 or v1 (512x512) from https://github.com/clovaai/stargan-v2 and put its "
@@ -137,7 +137,7 @@ def load_oct(dir: str, split: str, image_size: int, num_channels: int) -> ImageF
     The scans are grey and of many sizes; the central square of each is scaled.
 
     Raises:
-      ValueError: as `ImageFiles`.
+      ValueError: see `ImageFiles`.
     """
     missing = (
         "get the OCT scans of Kermany et al. (OCT2017) from https://data.mendeley.com/datasets/"

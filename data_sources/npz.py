@@ -37,7 +37,7 @@ def load(dir: str, split: str) -> ArraySource:
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     try:
         file = np.load(path, allow_pickle=False)
-    except Exception as error:  # as above
+    except Exception as error:  # the same types as above
         raise _damaged(path, error) from error
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} is a single array; write an archive with numpy.savez")

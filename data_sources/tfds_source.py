@@ -120,7 +120,7 @@ def load(dataset: str, dir: str, split: str, image_size: int, category: str = ""
       category: category of LSUN: bedroom, church_outdoor, ...
 
     Raises:
-      ValueError: if the data set is missing (the message says how to prepare it), and as
+      ValueError: if the data set is missing (the message says how to prepare it); see also
         `TfdsSource`.
     """
     check_split(split)

@@ -108,7 +108,7 @@ def load(dir: str, split: str, image_size: int) -> TFRecordSource:
     """Opens the file `dir`, or the file of `image_size` pixels in the folder `dir`.
 
     Raises:
-      ValueError: if there is no such file, and as `TFRecordSource`.
+      ValueError: if there is no such file; see also `TFRecordSource`.
     """
     missing = (
         "set --config.data.dir to a .tfrecords file or to a folder with one whose name ends in "
@@ -121,7 +121,7 @@ def load_ffhq(dir: str, split: str, image_size: int) -> TFRecordSource:
     """Opens FFHQ (70,000 faces) in a file or folder as in `load`; "" stands for data/ffhq.
 
     Raises:
-      ValueError: as `load`.
+      ValueError: see `load`.
     """
     missing = (
         "get the tfrecords of FFHQ (ffhq-r08.tfrecords for 256 pixels, ffhq-r10.tfrecords for "
@@ -138,7 +138,7 @@ def load_celebahq(dir: str, split: str, image_size: int) -> TFRecordSource | Tfd
     folder.
 
     Raises:
-      ValueError: as `load`.
+      ValueError: see `load`.
     """
     folder = dir or "data/celebahq"
     tfds = dir or not Path(folder).exists()

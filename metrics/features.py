@@ -42,7 +42,7 @@ from scorax.weights import formats, torch_files
 log = logging.getLogger(__name__)
 
 Variables = dict[str, Any]
-Progress = Callable[[Iterable, int], Iterable]  # the parts, how many there are -> the parts
+Progress = Callable[[Iterable, int], Iterable]  # (parts, number of parts) -> the parts
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = (
@@ -313,7 +313,7 @@ def get_statistics(
       progress: wraps the loop over the parts of the data set.
 
     Raises:
-      ValueError: as `get_source`, or if `keep` is negative.
+      ValueError: see `get_source`; also if `keep` is negative.
     """
     source = get_source(config, split)
     keep = len(source) if keep is None else min(keep, len(source))

@@ -63,7 +63,7 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int | None =
     """Writes images (N, H, W, C) in [0, 1] as one PNG file, laid out by `make_grid`.
 
     Raises:
-      ValueError: as `make_grid`.
+      ValueError: see `make_grid`.
     """
     picture = Image.fromarray(make_grid(images, columns))
     write_atomically(path, lambda file: picture.save(file, format="PNG"))

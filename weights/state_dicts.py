@@ -91,7 +91,7 @@ def from_torch_state_dict(
       The parameter tree of the network, float32.
 
     Raises:
-      ValueError: if names are missing or left over, or shapes differ, listing them.
+      ValueError: if names are missing or left over, or shapes differ; the message lists them.
     """
     arrays = {key.removeprefix("module."): value for key, value in state_dict.items()}
     arrays.pop("sigmas", None)  # a buffer, computed from the config
@@ -110,7 +110,7 @@ def from_flax_params(tree: Mapping, config: ml_collections.ConfigDict) -> dict:
       The parameter tree of the network, float32.
 
     Raises:
-      ValueError: if names are missing or left over, or shapes differ, listing them.
+      ValueError: if names are missing or left over, or shapes differ; the message lists them.
     """
     arrays = flatten_dict(tree, sep="/")
     names = published_names(config)
