@@ -32,7 +32,7 @@ from scorax.experiment import Experiment
 from scorax.sde_lib import Projection, Sampler, ScoreFn
 from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
-from scorax.utils.options import configured
+from scorax.utils.options import check_parameters, configured
 from scorax.utils.progress import Observer
 
 HIDDEN = 0.5  # the gray of pixels that are not known
@@ -70,7 +70,10 @@ class Problem(abc.ABC):
         self.shape = (data.image_size, data.image_size, data.num_channels)
         self.to_model = get_data_scaler(self.config)
         self.to_unit = get_data_inverse_scaler(self.config)
-        options = configured(LIKELIHOODS[likelihood], self.config) if likelihood else {}
+        options = {}
+        if likelihood:
+            check_parameters(LIKELIHOODS[likelihood], ("sde", "operator", "y", "std"))
+            options = configured(LIKELIHOODS[likelihood], self.config)
         self.settings: Numbers = {"likelihood": likelihood or "none", **options}
         self.arrays: dict[str, np.ndarray] = {}
 
@@ -219,14 +222,18 @@ class Restoration(Problem):
         return misfits.mean()
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
-        """Its pixels repeated where that gives the size; otherwise A^T y."""
+        """Its pixels repeated where that gives the size; otherwise A^T y.
+
+        An operator that is not linear is linearised at gray, and where it has no derivative there,
+        such as the modulus of a Fourier coefficient that is 0, nothing is shown of y.
+        """
         whole = y.ndim == 4 and not any(n % m for n, m in zip(self.shape, y.shape[1:], strict=True))
         if whole:
             for axis, n in enumerate(self.shape, 1):
                 y = y.repeat(n // y.shape[axis], axis)
             return y
-        _, pull = jax.vjp(self.operator, jnp.zeros((len(y), *self.shape)))
-        return np.asarray(pull(jnp.asarray(y))[0])
+        _, pull = jax.vjp(self.operator, jnp.full((len(y), *self.shape), HIDDEN))
+        return np.nan_to_num(pull(jnp.asarray(y))[0], posinf=0.0, neginf=0.0)
 
 
 def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
@@ -243,6 +250,7 @@ def _get_operator(config: ml_collections.ConfigDict) -> operators.Operator:
     row = lookup(operators.OPERATORS, e.operator, "operator (eval.operator)")
     shape = (1, data.image_size, data.image_size, data.num_channels)
     try:
+        check_parameters(row)
         operator = row(**configured(row, config))
         jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, np.float32))
     except (TypeError, ValueError) as error:

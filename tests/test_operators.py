@@ -23,10 +23,12 @@ from scorax.conditioning.operators import (
     luma_weights,
     measure,
 )
+from scorax.configs import base
+from scorax.utils.options import configured
 
 SHAPE = (2, 12, 16, 3)
-# How to build each operator of the table for images of SHAPE, and what comes out.
-ROWS = {
+# Linear operators: how to build them for images of SHAPE, and what comes out.
+LINEAR = {
     "identity": ({}, SHAPE),
     "mask": ({"mask": np.ones((12, 16, 1), np.float32)}, SHAPE),
     "grayscale": ({"basis": "rec601"}, (2, 12, 16, 1)),
@@ -41,9 +43,22 @@ def images(seed=0):
     return np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", list(OPERATORS))
-def test_operators_are_linear_maps_of_each_example(name):
-    arguments, shape = ROWS[name]
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_of_a_config_map_each_example_on_its_own(name):
+    """And have a derivative, which guidance needs. Linear or not: what is in the table."""
+    config = base.get_config()
+    config.data.image_size, config.seed = 16, 1
+    operator = OPERATORS[name](**configured(OPERATORS[name], config))
+    x = jnp.asarray(np.random.default_rng(0).uniform(0.1, 0.9, (3, 16, 16, 3)), jnp.float32)
+    y, derivative = jax.jvp(operator, (x,), (jnp.ones_like(x),))
+    assert len(y) == 3 and y.dtype == jnp.float32
+    np.testing.assert_allclose(operator(x[1:2]), y[1:2], atol=1e-5)
+    assert np.isfinite(derivative).all() and np.abs(derivative).max() > 0.01
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_operators_are_linear_maps_of_each_example(name):
+    arguments, shape = LINEAR[name]
     operator = OPERATORS[name](**arguments)
     x, y = images(0), images(1)
     out = operator(jnp.asarray(x))
@@ -55,10 +70,10 @@ def test_operators_are_linear_maps_of_each_example(name):
     assert np.abs(out).max() > 0.1
 
 
-@pytest.mark.parametrize("name", [n for n in OPERATORS if n != "random_projection"])
+@pytest.mark.parametrize("name", [n for n in LINEAR if n != "random_projection"])
 def test_operators_keep_a_constant_image(name):
     """Whatever the data range is, gray stays gray: also at the borders."""
-    out = OPERATORS[name](**ROWS[name][0])(jnp.full(SHAPE, 0.7))
+    out = OPERATORS[name](**LINEAR[name][0])(jnp.full(SHAPE, 0.7))
     np.testing.assert_allclose(out, 0.7, atol=1e-6)
 
 

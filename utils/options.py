@@ -12,7 +12,8 @@ parameters of the same name.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from inspect import Parameter
 from typing import Any
 
 
@@ -48,7 +49,7 @@ def options_of(row: Callable) -> dict[str, Option]:
     """Returns the options of a row, by the names of their parameters."""
     bound = row.keywords if isinstance(row, functools.partial) else {}
     found: dict[str, Option] = {}
-    for name, parameter in inspect.signature(row).parameters.items():
+    for name, parameter in inspect.signature(row, eval_str=True).parameters.items():
         for note in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(note, Option) and name not in bound:
                 found[name] = note
@@ -72,6 +73,31 @@ def configured(row: Callable, config: Mapping[str, Any], width: float = 1.0) -> 
             value = option.read(*given)
             values[name] = value * width**option.power if option.power else value
     return values
+
+
+def check_parameters(row: Callable, given: Collection[str] = ()) -> None:
+    """Holds a row to what it can be built from: config, defaults and what the caller gives.
+
+    Args:
+      row: function, class or partial.
+      given: names of the parameters that the caller gives.
+
+    Raises:
+      ValueError: for a parameter that nothing gives a value, or an option that no config has.
+    """
+    options, variadic = options_of(row), (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    for name, parameter in inspect.signature(row).parameters.items():
+        wanted = parameter.default is Parameter.empty and parameter.kind not in variadic
+        if wanted and name not in options and name not in given:
+            raise ValueError(
+                f"the parameter {name!r} of {name_of(row)} has neither a default nor an option; "
+                f'annotate it with Annotated[..., Option("section.{name}")], or give it a default'
+            )
+
+
+def name_of(row: Callable) -> str:
+    """What a function, a class or a partial of one is called in the code."""
+    return row.__name__ if hasattr(row, "__name__") else name_of(row.func)
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:
