@@ -1,21 +1,23 @@
-"""Inpainting, colorization and conditional sampling with score_sde's names.
+"""Inpainting, colorization and conditional sampling under score_sde's names.
 
-Nothing here is a sampler: inpainting is a projection, which any sampler applies between its steps
-(Song et al. 2021, section 5 and appendix I), colorization is inpainting in an orthonormal color
-basis, and a condition is a `ScoreFn -> ScoreFn` (`posterior`, `guidance`). The few-step solvers
-take the same projections and conditions as the predictor-corrector sampler:
-`sampling.get_sampling_fn(config, sde, projection=...)`.
+This module adds no sampler of its own. Inpainting is a projection, which any sampler applies
+between its steps (Song et al. 2021, section 5 and appendix I). Colorization is inpainting in an
+orthonormal color basis. A condition is a `ScoreFn -> ScoreFn` (`conditioning.posterior`,
+`conditioning.guidance`). The few-step solvers take the same projections and conditions as the
+predictor-corrector sampler: `sampling.get_sampling_fn(config, sde, projection=...)`.
 
-After each step the projection replaces what is known by a draw of it at the noise level reached.
-With the plain score that is an approximation of p(x | known): the unknown part is steered by a
-noised copy of the known one, and steps already made are not reconsidered.
-`get_resampling_corrector` reconsiders them. With the score given the known part, a likelihood of
-`posterior` with its operator, it is exact where the likelihood is: given the data, the noisy known
-part is independent of the rest (Chung et al. 2022, arXiv 2206.00941, combine the two as well).
+After each step the projection replaces the known part by a noisy draw at the noise level reached.
+With the plain score the samples only approximate p(x | known): the unknown part is steered by a
+noisy copy of the known part, and earlier steps are never revised. `get_resampling_corrector`
+revises them. With a score that is itself conditioned on the known part, by a likelihood of
+`conditioning.posterior` and the mask as its operator, the projection is as exact as the likelihood,
+because the noisy known part is independent of the rest given the data (Chung et al. 2022, arXiv
+2206.00941, combine the two as well).
 
 Images are (B, H, W, C) in the model's range, unless a function says that it takes any shape.
 `published=True` reproduces score_sde, which differs in three ways: x_mean keeps the noise of the
-unknown part, the known part starts without noise, and it ends as mu(eps) times the data.
+unknown part, the known part starts without noise, and the known part ends as mu(eps) times the
+data.
 """
 
 from collections.abc import Callable
@@ -26,28 +28,28 @@ import jax.numpy as jnp
 from jax import lax
 
 from scorax.conditioning.masks import check_mask
-from scorax.conditioning.operators import color_basis, luma_weights
+from scorax.conditioning.operators import check_color_basis, color_basis, luma_weights
 from scorax.sampling import Corrector, Predictor, get_pc_sampler
 from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
 from scorax.utils.arrays import batch_mul
 
-# A score of x_t -> the score given something else as well.
+# The score of x_t -> the score of x_t given something else, such as a class or a measurement.
 Condition = Callable[[ScoreFn], ScoreFn]
 
 
 def inpainting_projection(
     sde: SDE, data: jax.Array, mask: jax.Array, published: bool = False
 ) -> Projection:
-    """Keeps the pixels where the mask is 1 at those of the data, noised to the time of each step.
+    """Sets the pixels where the mask is 1 to the data, noised to the time of each step.
 
-    x_mean, from which a sampler makes its result, gets the known pixels themselves. The rest of
-    the data is never read.
+    In x_mean, from which a sampler takes its result, the known pixels are set to the data without
+    noise. The other pixels of the data are never read.
 
     Args:
       sde: the SDE of the sampler.
       data: (B, *S), or (1, *S) to fill one image in many ways.
-      mask: of one example or of the batch, broadcastable against the data; 1 = known.
-      published: x_mean as in score_sde, from the noisy x and mu(t) times the data.
+      mask: mask of one example or of the batch, broadcastable against the data; 1 = known.
+      published: make x_mean as in score_sde, from the noisy x and mu(t) times the data.
 
     Raises:
       ValueError: for a mask of another size, or with values other than 0 and 1.
@@ -66,7 +68,7 @@ def inpainting_projection(
 
 
 def decouple(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
-    """RGB (..., 3) -> a multiple of the luma and two color channels, in an orthonormal basis."""
+    """Turns RGB (..., 3) into a multiple of the luma and two color channels, orthonormally."""
     return jnp.matmul(x, jnp.asarray(color_basis(basis), x.dtype), precision="highest")
 
 
@@ -78,12 +80,12 @@ def couple(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
 def colorization_projection(
     sde: SDE, gray: jax.Array, basis: str = "rgb_mean", published: bool = False
 ) -> Projection:
-    """Keeps the luma of RGB images at that of the gray ones: inpainting in a color basis.
+    """Sets the luma of RGB images to the gray images, by inpainting in a color basis.
 
     Args:
       sde: the SDE of the sampler.
       gray: the luma (B, H, W, 1) with the weights of the basis (`operators.luma`), or (1, H, W, 1).
-      basis: of `conditioning.COLOR_BASES`.
+      basis: a row of `conditioning.COLOR_BASES`.
       published: see `inpainting_projection`.
 
     Raises:
@@ -100,7 +102,7 @@ def colorization_projection(
 
 
 def _decoupled_gray(gray: jax.Array, basis: str) -> jax.Array:
-    """The gray image (B, H, W, 1) as channel 0 of the basis, the others 0: (B, H, W, 3)."""
+    """The gray image (B, H, W, 1) as channel 0 of the basis, with zeros as the other channels."""
     weights = luma_weights(basis)
     if gray.ndim != 4 or gray.shape[-1] != 1:
         raise ValueError(
@@ -127,11 +129,11 @@ def get_pc_inpainter(
       pc_options: the other arguments of `sampling.get_pc_sampler`.
 
     Returns:
-      `(rng, score_fn, data: (B, *S), mask) -> (samples, nfe)`. The known pixels of the samples are
-      those of the data, bit for bit, if `denoise` is left on.
+      `(rng, score_fn, data: (B, *S), mask) -> (samples, nfe)`. If `denoise` is left on, the known
+      pixels of the samples equal the data bit for bit.
 
     Raises:
-      ValueError: on the call, for a mask that does not fit the data.
+      ValueError: from the returned function, for a mask that does not fit the data.
     """
 
     def inpainter(
@@ -163,18 +165,20 @@ def get_pc_colorizer(
 
     Args:
       sde, predictor, corrector: see `sampling.get_pc_sampler`.
-      basis: of `conditioning.COLOR_BASES`: which mean of R, G and B the gray image is.
+      basis: a row of `conditioning.COLOR_BASES`, which determines how the gray image weights R, G
+        and B.
       published: reproduce score_sde (whose eps is 1e-5 for every SDE).
       pc_options: the other arguments of `sampling.get_pc_sampler`.
 
     Returns:
-      `(rng, score_fn, gray: (B, H, W, 1)) -> (samples: (B, H, W, 3), nfe)`. The luma of the
-      samples is the gray image, if `denoise` is left on.
+      `(rng, score_fn, gray: (B, H, W, 1)) -> (samples: (B, H, W, 3), nfe)`. If `denoise` is left
+      on, the luma of the samples equals the gray image.
 
     Raises:
-      ValueError: for an unknown basis; on the call, for a gray image of another shape.
+      ValueError: for an unknown basis; from the returned function, for a gray image of another
+        shape.
     """
-    color_basis(basis)
+    check_color_basis(basis)
 
     def colorizer(rng: jax.Array, score_fn: ScoreFn, gray: jax.Array) -> tuple[jax.Array, int]:
         projection = colorization_projection(sde, gray, basis, published)
@@ -183,7 +187,7 @@ def get_pc_colorizer(
             sampler = get_pc_sampler(sde, predictor, corrector, projection=projection, **pc_options)
             return sampler(rng, score_fn, shape)
         rng, prior_rng = jax.random.split(rng)
-        # As published: the mask of the rotated channels is laid on R before the rotation.
+        # As published: the mask for the rotated channels is applied to R before the rotation.
         prior = sde.prior_sampling(prior_rng, shape).at[..., 0].set(0.0)
         start = couple(_decoupled_gray(gray, basis) + decouple(prior, basis), basis)
         sampler = _get_published_sampler(sde, predictor, corrector, projection, pc_options)
@@ -199,14 +203,14 @@ def _get_published_sampler(
     projection: Projection,
     pc_options: dict[str, Any],
 ) -> Sampler:
-    """Projects inside the updates, so that the sampler leaves the start alone."""
+    """Projects inside the updates, so that the initial state is not projected."""
     return get_pc_sampler(
         sde, _projected(predictor, projection), _projected(corrector, projection), **pc_options
     )
 
 
 def _projected(update: type, projection: Projection) -> type:
-    """The predictor or corrector, each of its updates followed by the projection."""
+    """The predictor or corrector with each update followed by the projection."""
 
     class Projected(update):
         def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
@@ -223,7 +227,7 @@ def get_pc_conditional_sampler(
     corrector: type[Corrector],
     **pc_options: Any,
 ) -> Sampler:
-    """The predictor-corrector sampler of a score that a condition changes.
+    """The predictor-corrector sampler for a score changed by a condition.
 
     Args:
       sde, predictor, corrector: see `sampling.get_pc_sampler`.
@@ -231,7 +235,7 @@ def get_pc_conditional_sampler(
       pc_options: the other arguments of `sampling.get_pc_sampler`.
 
     Returns:
-      `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`, for the unconditional score.
+      `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`, called with the unconditional score.
     """
     sampler = get_pc_sampler(sde, predictor, corrector, **pc_options)
 
@@ -252,19 +256,19 @@ def get_resampling_corrector(
     """Resampling of RePaint, for inpainting and colorization (Lugmayr et al. 2022, algorithm 1;
     arXiv 2201.09865).
 
-    At a time t it makes `jump` steps of the predictor, each followed by the projection, goes back
-    to t along the forward process, and does so `n_steps` times (the sampler's argument; RePaint's
-    U is n_steps + 1). The unknown part thereby adapts to the known one. As in RePaint, only every
-    `jump`-th time is a start; the last ones, which are no `jump` steps from the end, are not.
-    The sampler's nfe counts them nevertheless.
+    At a time t the corrector takes `jump` steps of the predictor, each followed by the projection,
+    and goes back to t along the forward process. It does so `n_steps` times (an argument of the
+    sampler; RePaint's U is n_steps + 1), and the unknown part thereby adapts to the known part. As
+    in RePaint, resampling starts only at every `jump`-th time, and no longer once fewer than `jump`
+    steps remain. The sampler's nfe nevertheless counts resampling at every time.
 
     Args:
-      predictor: of the steps.
-      projection: of the known part.
-      jump: steps forward and back.
+      predictor: takes the steps.
+      projection: imposes the known part.
+      jump: number of steps forward and back.
 
     Returns:
-      A corrector for a `sampling.get_pc_sampler` with the same projection.
+      A corrector class for `sampling.get_pc_sampler`, which must be given the same projection.
 
     Raises:
       ValueError: if jump is not at least 1.

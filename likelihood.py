@@ -4,16 +4,17 @@ Song et al. 2021, section 4.3 and appendix D.2:
 
     log p_0(x) = log p_T(z) + integral of div(dx/dt) dt from eps to T
 
-with z the end of the flow (`solvers.probability_flow`) that starts at x. The divergence, the trace
-of the drift's Jacobian J, is exact (one product with J for each dimension) or estimated as the mean
-over probes e of e^T J e (Skilling-Hutchinson), where e has independent entries of mean 0 and
-variance 1. All probes are integrated together with x and stay the same during the solve, so that
-each gives an unbiased estimate of the whole integral and their spread a standard error.
+where z is the end of the flow (`solvers.probability_flow`) that starts at x. The divergence is the
+trace of the drift's Jacobian J. It is computed exactly (one product with J for each dimension) or
+estimated as the mean over probes e of e^T J e (Skilling-Hutchinson), where e has independent
+entries of mean 0 and variance 1. All probes are integrated together with x and stay fixed during
+the solve. Each probe therefore gives an unbiased estimate of the whole integral, and the spread of
+the estimates gives a standard error.
 
-Images are 8-bit. Made continuous by uniform noise, (k + u) / 256 (`dequantize`), their density
-bounds the probability of the integers k from below, once it is referred to units of one grey level:
-that is the `offset` of 8 bits, or 7 for data scaled to [-1, 1]. Data that are continuous of
-themselves have a density only, and offset 0.
+Images are 8-bit. `dequantize` makes them continuous by uniform noise, (k + u) / 256. The density of
+the result, in units of one grey level, bounds the probability of the integers k from below. The
+`offset` converts to these units: it is 8 bits, or 7 for data scaled to [-1, 1]. Data that were
+continuous from the start only have a density, and their offset is 0.
 """
 
 import dataclasses
@@ -32,21 +33,21 @@ from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.options import Option, OptionsOf, configured
 
-# Above so many dimensions the exact trace is refused: it costs that many products for each step.
+# The exact trace costs one product per dimension and step, and is refused for more dimensions.
 EXACT_DIMENSIONS = 256
-# Products with the Jacobian made at the same time: more need more memory.
+# Number of products with the Jacobian computed at a time: more would need more memory.
 _PROBES_AT_ONCE = 8
 
 
 class Likelihood(NamedTuple):
-    """What is known of each example.
+    """The likelihood of each example, and how it was computed.
 
     Attributes:
       bpd: (B,) bits per dimension.
-      stderr: (B,) standard error of `bpd` from the choice of probes: 0 for the exact trace, NaN for
-        a single probe, which does not show it.
+      stderr: (B,) standard error of `bpd` due to the choice of probes: 0 for the exact trace, NaN
+        for a single probe, from which it cannot be estimated.
       z: (B, *S) latents.
-      nfe: evaluations of the score for each example, () int32; each with a backward pass.
+      nfe: evaluations of the score for each example, () int32; each includes a backward pass.
     """
 
     bpd: jax.Array
@@ -56,7 +57,7 @@ class Likelihood(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean over examples with its standard error, which is NaN for a single example."""
+    """A mean over examples, its standard error (NaN for a single example), and their number."""
 
     mean: float
     stderr: float
@@ -65,11 +66,11 @@ class Mean(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """How the trace of the Jacobian is found.
+    """How the trace of the Jacobian is computed from the terms e^T J e of probes e.
 
     Attributes:
       draw: (rng, shape, n) -> probes (n, *shape).
-      exact: whether the terms of all probes add up to the trace; their mean estimates it otherwise.
+      exact: True if the sum of the terms is the trace, False if their mean estimates the trace.
     """
 
     draw: Callable[[jax.Array, tuple[int, ...], int], jax.Array]
@@ -92,7 +93,7 @@ def _unit_vectors(rng: jax.Array, shape: tuple[int, ...], n: int) -> jax.Array:
 def divergence_terms(
     drift: Field, probes: jax.Array, t: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The drift at x, and e^T J e of its Jacobian J for each probe e.
+    """The drift at x, and e^T J e for each probe e, where J is the drift's Jacobian.
 
     Args:
       drift: (t, x) -> (B, *S).
@@ -101,7 +102,7 @@ def divergence_terms(
       x: (B, *S).
 
     Returns:
-      (B, *S), and (B, P).
+      The drift (B, *S) and the terms (B, P).
     """
     dx, vjp = jax.vjp(lambda x: drift(t, x), x)
 
@@ -125,11 +126,11 @@ def get_likelihood_fn(
     """Bits per dimension of data under the probability flow (Song et al. 2021, appendix D.2).
 
     Args:
-      sde: the SDE that the score belongs to.
+      sde: the SDE of the score.
       estimator: a row of `ESTIMATORS`.
-      n_probes: probes for each example; "exact" has as many as there are dimensions.
-      eps: time at which the data are taken to be.
-      offset: bits per dimension added: see the module, `data_offset`.
+      n_probes: number of probes for each example; "exact" always uses one per dimension.
+      eps: time assigned to the data.
+      offset: bits per dimension to add; see the module docstring and `data_offset`.
       rtol, atol: relative and absolute tolerance of a step.
       **integrator: the other fields of `solvers.probability_flow.Integrator`.
 
@@ -137,8 +138,8 @@ def get_likelihood_fn(
       `(rng, score_fn, data: (B, *S) in the model's range) -> Likelihood`.
 
     Raises:
-      ValueError: for an unknown name or a parameter out of range; and from the returned function
-        for the exact trace of more than `EXACT_DIMENSIONS` dimensions.
+      ValueError: for an unknown name or a parameter out of range. The returned function raises it
+        for the exact trace in more than `EXACT_DIMENSIONS` dimensions.
     """
     trace = lookup(ESTIMATORS, estimator, "estimator (eval.bpd_estimator)")
     if n_probes < 1:
@@ -151,7 +152,7 @@ def get_likelihood_fn(
         d = math.prod(data.shape[1:])
         if trace.exact and d > EXACT_DIMENSIONS:
             raise ValueError(
-                f"estimator 'exact' takes {d} products for each step, and is for at most "
+                f"estimator 'exact' would take {d} products for each step, and works for at most "
                 f"{EXACT_DIMENSIONS} dimensions; set eval.bpd_estimator='rademacher'"
             )
         drift = get_drift(sde, score_fn)
@@ -172,7 +173,7 @@ def get_likelihood_fn(
 
 
 def _stderr(terms: jax.Array, exact: bool) -> jax.Array:
-    """Standard error of the mean of (B, P) over P: (B,)."""
+    """Standard error (B,) of the mean of the terms (B, P) over the probes."""
     n = terms.shape[1]
     if n == 1:
         return jnp.full(len(terms), 0.0 if exact else jnp.nan)
@@ -182,20 +183,20 @@ def _stderr(terms: jax.Array, exact: bool) -> jax.Array:
 def get_configured_likelihood_fn(
     config: ml_collections.ConfigDict, sde: SDE
 ) -> Callable[[jax.Array, ScoreFn, jax.Array], Likelihood]:
-    """The likelihood that `config.eval.bpd_*` describes, of 8-bit images in the model's range.
+    """The likelihood that `config.eval.bpd_*` describes, for 8-bit images in the model's range.
 
     Raises:
-      ValueError: as `get_likelihood_fn`.
+      ValueError: see `get_likelihood_fn`.
     """
     offset = data_offset(get_data_inverse_scaler(config))
     return get_likelihood_fn(sde, offset=offset, **configured(get_likelihood_fn, config))
 
 
 def data_offset(inverse_scaler: Callable[[Any], Any]) -> float:
-    """Bits per dimension from a density in the model's range to one of 256 grey levels.
+    """Bits per dimension that turn a density in the model's range into one per grey level of 256.
 
     Args:
-      inverse_scaler: the map of the model's range into [0, 1], which is affine.
+      inverse_scaler: the affine map from the model's range to [0, 1].
     """
     return 8 + math.log2(inverse_scaler(1.0) - inverse_scaler(0.0))
 
@@ -205,14 +206,14 @@ def dequantize(rng: jax.Array, images: Any) -> jax.Array:
 
     Args:
       rng: key of the noise.
-      images: k as uint8, or k / 255 as floating-point numbers (which are checked, so that they
-        cannot be traced); any shape.
+      images: k as uint8, or k / 255 as floating-point numbers, of any shape. Floating-point numbers
+        are checked, so they must not be traced.
 
     Returns:
       float32 in [0, 1).
 
     Raises:
-      ValueError: for data that are not 8-bit, which have no number of bits per dimension.
+      ValueError: for data that are not 8-bit, for which bits per dimension are not defined.
     """
     if images.dtype != np.uint8:
         levels = np.asarray(images, np.float64) * 255
@@ -225,24 +226,24 @@ def dequantize(rng: jax.Array, images: Any) -> jax.Array:
                 "out of eval.tasks for data that are not images"
             )
     u = jax.random.uniform(rng, images.shape)
-    # 256 is a power of 2: only the addition rounds, and must not round up to the next level.
+    # 256 is a power of 2, so only the addition rounds, and it must not round up to the next level.
     level = jnp.asarray(images, jnp.float32)
     return jnp.minimum(level + u, jnp.nextafter(level + 1, level)) / 256
 
 
 def pool(values: np.ndarray, mask: np.ndarray | None = None) -> Mean:
-    """The mean over a data set of one number for each example.
+    """Averages one number per example over a data set.
 
     Args:
-      values: (N,), or (R, N) for R repetitions with other noise; those of an example are averaged
-        first, because they are not independent.
-      mask: (N,), False for examples that only fill up a last batch; None: all count.
+      values: (N,), or (R, N) for R repetitions with different noise. The repetitions of an example
+        are averaged first, because they are not independent.
+      mask: (N,), False for examples that only pad the last batch; None if all examples count.
 
     Returns:
-      The mean, its standard error over the examples, and how many there are.
+      The mean, its standard error over the examples, and the number of examples.
 
     Raises:
-      ValueError: if no example is left.
+      ValueError: if there are no examples.
     """
     values = np.asarray(values, np.float64)
     values = values.reshape(-1, values.shape[-1]).mean(0)

@@ -5,13 +5,13 @@ perturbation kernel is -z / sigma, and a network with score s is trained on
 
     w(t) ||sigma(t) s(x_t, t) + z||^2.
 
-The objectives differ in how the noise level is drawn and in the weight w (`noise_levels`). A
-classifier of noisy images has an objective of its own, the cross-entropy of its classes at x_t
+The objectives differ in how the noise level is drawn and in the weight w (`noise_levels`). The
+noise classifier has its own objective, the cross-entropy of the classes at x_t
 (`get_classifier_loss_fn`).
 
 Losses are means over the batch. Noise levels and noise are functions of (seed, step, position of
-the example in the data stream), so that they do not depend on how a batch is split over devices;
-only dropout masks are drawn for the part of a batch that a device sees.
+the example in the data stream), so they do not depend on how a batch is split over devices. Only
+dropout masks are drawn separately for each device's part of a batch.
 """
 
 from collections.abc import Callable
@@ -37,13 +37,13 @@ LossFn = Callable[[jax.Array, Tree, Tree, Batch], tuple[jax.Array, Tree]]
 
 @flax.struct.dataclass
 class State:
-    """Everything training changes. No rng and no learning rate: both follow from the step.
+    """Everything that training changes. The random key and the learning rate follow from the step.
 
     Attributes:
       step: number of updates made, int32.
-      params, params_ema: parameters and their exponential moving average.
-      opt_state: of the optax optimizer.
-      model_state: variable collections of the network other than its parameters.
+      params, params_ema: the network's parameters and their exponential moving average.
+      opt_state: state of the optax optimizer.
+      model_state: the network's variable collections other than its parameters.
     """
 
     step: jax.Array
@@ -56,21 +56,27 @@ class State:
 def score_matching_error(
     score_fn: ScoreFn, x_0: jax.Array, level: NoiseLevel, z: jax.Array
 ) -> jax.Array:
-    """w (sigma s(x_t, t) + z)^2 for each element of x_0: (B, *S), with noise z: (B, *S)."""
+    """w (sigma s(x_t, t) + z)^2 for each element of x_0: (B, *S), with the noise z: (B, *S)."""
     x_t = batch_mul(level.mu, x_0) + batch_mul(level.sigma, z)
     error = batch_mul(level.sigma, score_fn(x_t, level.t)) + z
     return batch_mul(level.weight, jnp.square(error))
 
 
 def reduce_loss(error: jax.Array, reduce_mean: bool) -> jax.Array:
-    """Mean over the batch of the mean, or of half the sum, over the data dimensions."""
+    """Averages over the batch the mean, or half the sum, over the data dimensions."""
     axes = tuple(range(1, error.ndim))
     return jnp.mean(jnp.mean(error, axes) if reduce_mean else 0.5 * jnp.sum(error, axes))
 
 
 class Noise(NamedTuple):
-    """What is drawn for a batch: levels, noise z: (B, *S), keys (B,) that belong to the levels, and
-    a key for dropout."""
+    """The random draws for a batch.
+
+    Attributes:
+      level: noise levels.
+      z: (B, *S), standard normal noise.
+      level_keys: (B,), the keys from which the levels were drawn.
+      dropout_key: key for dropout.
+    """
 
     level: NoiseLevel
     z: jax.Array
@@ -79,7 +85,7 @@ class Noise(NamedTuple):
 
 
 def draw_noise(rng: jax.Array, batch: Batch, level_fn: LevelFn) -> Noise:
-    """Noise for the examples of a batch, a function of `rng` and their "index"."""
+    """Draws noise for the examples of a batch, as a function of `rng` and batch["index"]."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["index"])
     level_keys, noise_keys, dropout_keys = jax.vmap(lambda k: jax.random.split(k, 3))(keys).T
     z = jax.vmap(lambda k: jax.random.normal(k, batch["image"].shape[1:]))(noise_keys)
@@ -87,7 +93,7 @@ def draw_noise(rng: jax.Array, batch: Batch, level_fn: LevelFn) -> Noise:
 
 
 def drop_labels(keys: jax.Array, labels: jax.Array, num_classes: int, rate: float) -> jax.Array:
-    """Class labels (B,), each replaced by num_classes, no class, with probability `rate`."""
+    """Replaces each of the labels (B,) by num_classes, "no class", with probability `rate`."""
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
     return jnp.where(dropped, num_classes, labels)
 
@@ -102,21 +108,21 @@ def get_sde_loss_fn(
     num_classes: int = 0,
     label_dropout: float = 0.0,
 ) -> LossFn:
-    """The loss of a network.
+    """The denoising score matching loss of a network.
 
     Args:
       sde: the forward process.
       model, parametrization: see `models.utils.get_score_fn`.
       level_fn: draws noise levels, see `noise_levels.get_level_fn`.
-      train: whether dropout is on, that of labels too.
-      reduce_mean: mean over the data dimensions; else half their sum.
-      num_classes: classes that the network is told of; 0: none.
+      train: whether dropout is on, including dropout of labels.
+      reduce_mean: whether to take the mean over the data dimensions, or else half the sum.
+      num_classes: number of classes of a class-conditional network; 0 for any other network.
       label_dropout: probability of hiding an example's class in training.
 
     Returns:
-      `(rng, params, model_state, batch) -> (loss, model_state)`; the batch holds "image": (B, *S)
-      in the model's range, "index": (B,), the positions of the examples in the data stream, and
-      with classes "label": (B,) integers.
+      `(rng, params, model_state, batch) -> (loss, model_state)`. The batch holds "image": (B, *S)
+      in the model's range, "index": (B,), the positions of the examples in the data stream, and,
+      for a class-conditional network, "label": (B,) integers.
     """
 
     def loss_fn(rng: jax.Array, params: Tree, model_state: Tree, batch: Batch):
@@ -135,15 +141,15 @@ def get_sde_loss_fn(
 
 
 def get_classifier_loss_fn(model: nn.Module, level_fn: LevelFn, train: bool) -> LossFn:
-    """The cross-entropy of a classifier of noisy images, in nats (Song et al. 2021, appendix I.1).
+    """The cross-entropy of a noise classifier, in nats (Song et al. 2021, appendix I.1).
 
     Args:
-      model: called as `model(x, sigma, train)` with x_0 + sigma z, see `guidance`.
+      model: called as `model(x, sigma, train)` with x = x_0 + sigma z, see `conditioning.guidance`.
       level_fn: draws noise levels, see `noise_levels.get_level_fn`; their weights are not used.
       train: whether dropout is on.
 
     Returns:
-      As `get_sde_loss_fn`; the batch holds "label" in any case.
+      The same kind of function as `get_sde_loss_fn`; the batch must hold "label".
     """
 
     def loss_fn(rng: jax.Array, params: Tree, model_state: Tree, batch: Batch):
@@ -160,7 +166,7 @@ def get_classifier_loss_fn(model: nn.Module, level_fn: LevelFn, train: bool) -> 
 
 
 def get_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Learning rate of the n-th update, n from 0: linear warm-up from 0, then the decay."""
+    """Learning rate of update n = 0, 1, ...: a linear warm-up from 0, then the decay."""
     o = config.optim
     if o.schedule not in ("constant", "cosine"):
         raise ValueError(f"unknown optim.schedule {o.schedule!r}; choose from: constant, cosine")
@@ -181,7 +187,7 @@ def get_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 def _adam(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     o = config.optim
 
-    def trained(params: Tree) -> Tree:  # the Fourier frequencies are constants: no decay
+    def trained(params: Tree) -> Tree:  # the Fourier frequencies are constants, so do not decay
         return jax.tree.map_with_path(lambda path, _: path[-1].key != "W", params)
 
     return optax.adamw(
@@ -190,7 +196,7 @@ def _adam(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
 
 
 def get_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Clipping by global norm, then the optimizer of `config.optim` with its schedule.
+    """The optimizer of `config.optim` with its schedule, after clipping by the global norm.
 
     Raises:
       ValueError: for an unknown optimizer or schedule.
@@ -203,10 +209,10 @@ def get_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransforma
 
 
 def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
-    """Gradients times limit / max(norm, limit): optax's, by a product instead of a division.
+    """Multiplies gradients by limit / max(norm, limit), where optax's own clipping divides.
 
-    XLA repeats the product wherever the gradient is read; the result of a division it stores first,
-    which costs one more pass over all parameters.
+    XLA fuses the product into every use of the gradient. It would store the result of a division
+    first, which costs one more pass over all parameters.
     """
 
     def update(grads: Tree, state: optax.EmptyState, params: Tree = None) -> tuple:
@@ -217,7 +223,7 @@ def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def ema_decay(n: jax.Array, rate: float, warmup: bool) -> jax.Array:
-    """Decay at the n-th update, n from 1: the rate, or with warm-up min(rate, (1+n) / (10+n))."""
+    """Decay at update n = 1, 2, ...: the rate, or with warm-up min(rate, (1+n) / (10+n))."""
     return jnp.minimum(rate, (1.0 + n) / (10.0 + n)) if warmup else jnp.full(jnp.shape(n), rate)
 
 
@@ -227,8 +233,8 @@ def ema_update(params_ema: Tree, params: Tree, decay: jax.Array) -> Tree:
 
 
 def init_state(params: Tree, model_state: Tree, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first update; the average starts at the initial parameters."""
-    # A copy, because a step donates its input and no buffer can be given away twice.
+    """The state before the first update; the moving average starts at the initial parameters."""
+    # A copy, because a step donates its input, and a buffer cannot be donated twice.
     params_ema = jax.tree.map(jnp.copy, params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), model_state, params_ema)
 
@@ -241,18 +247,18 @@ def get_step_fn(
     ema_warmup: bool = False,
     axis_name: str | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
-    """One update of the parameters.
+    """The training step: one update of the parameters.
 
     Args:
       loss_fn: the training loss.
-      optimizer: applied after the mean of the gradients over devices.
-      seed: of the noise.
+      optimizer: applied to the gradients after they are averaged over devices.
+      seed: seed of the noise.
       ema_rate, ema_warmup: see `ema_decay`.
-      axis_name: mapped axis to average over; None where the step is not mapped.
+      axis_name: mapped axis to average over; None if the step is not mapped.
 
     Returns:
-      `(state, batch) -> (state, metrics)`, pure; metrics are "loss" and "grad_norm" (before
-      clipping).
+      A pure function `(state, batch) -> (state, metrics)`; metrics are "loss" and "grad_norm"
+      (before clipping).
     """
 
     def step_fn(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -274,7 +280,13 @@ def get_step_fn(
 def get_eval_step_fn(
     loss_fn: LossFn, seed: int, axis_name: str | None = None
 ) -> Callable[[State, Batch], jax.Array]:
-    """The loss of the averaged parameters, `(state, batch) -> loss`; loss_fn has dropout off."""
+    """The loss of the averaged parameters, `(state, batch) -> loss`.
+
+    Args:
+      loss_fn: the loss, built with `train=False`.
+      seed: seed of the noise.
+      axis_name: mapped axis to average over; None if the step is not mapped.
+    """
 
     def step_fn(state: State, batch: Batch) -> jax.Array:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -290,7 +302,7 @@ def repeat_step(step_fn: Callable, n_steps: int) -> Callable:
         return lambda state, batches: lax.scan(step_fn, state, batches)
 
     def one(state: State, batches: Batch) -> tuple[State, dict[str, jax.Array]]:
-        # Without a loop XLA compiles the same step faster.
+        # XLA compiles a single step faster without a loop.
         state, metrics = step_fn(state, jax.tree.map(lambda x: x[0], batches))
         return state, jax.tree.map(lambda x: x[None], metrics)
 

@@ -1,17 +1,17 @@
-"""The noise levels that a network is trained on: how they are drawn, and how much each counts.
+"""The noise levels on which a network is trained: how they are drawn and weighted.
 
-With x_t = mu x_0 + sigma z, z ~ N(0, I), an objective weighs the error of the score at x_t by w:
+With x_t = mu x_0 + sigma z, z ~ N(0, I), an objective weights the error of the score at x_t by w:
 
     score_sde continuous  t ~ U(eps, T), w = 1; with likelihood weighting w = g^2 / sigma^2
                           (Song et al. 2021, eq. 7; weighting: arXiv 2101.09258)
     SMLD, DDPM            one of N discrete levels, w = 1 (Song et al. 2021, section 2)
     EDM                   log(sigma / mu) ~ N(p_mean, p_std^2), w = 1 + (sigma / mu / sigma_data)^2,
                           which is lambda(sigma) ||D - x_0||^2 (Karras et al. 2022, table 1)
-    EDM's VP, VE, iDDPM   sigma / mu as in the other columns of that table, w = 1
-    last level            t = T alone, w = (sigma / mu)^2, which is ||D - x_0||^2 of the denoiser
-    classifier            t ~ U(eps, T); a cross-entropy has no such weight
+    EDM's VP, VE, iDDPM   sigma / mu as in the other columns of the same table, w = 1
+    last level            only t = T, w = (sigma / mu)^2, the denoiser's loss ||D - x_0||^2
+    noise classifier      t ~ U(eps, T); its cross-entropy is not weighted
 
-`losses` has the error itself.
+`losses` computes the error itself.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from scorax.sde_lib import SDE, VESDE, VPSDE, iddpm_sigmas
 from scorax.utils.arrays import lookup
 from scorax.utils.options import Option, configured
 
-# keys (B,) -> the noise levels of a batch
+# random keys (B,) -> the noise levels of a batch
 LevelFn = Callable[[jax.Array], "NoiseLevel"]
 
 TRAIN_EPS = 1e-5  # smallest training time of continuous objectives
 
 
 class NoiseLevel(NamedTuple):
-    """Noise levels of a batch, each (B,): time, signal and noise coefficient, loss weight."""
+    """Noise levels of a batch, all (B,): time, signal and noise coefficients, loss weight."""
 
     t: jax.Array
     mu: jax.Array
@@ -41,7 +41,7 @@ class NoiseLevel(NamedTuple):
 
 
 def ratio_range(sde: SDE) -> tuple[float, float]:
-    """Smallest and largest sigma / mu of the continuous objectives."""
+    """The smallest and the largest sigma / mu on which the continuous objectives train."""
     mu, sigma = sde.marginal_coeffs(jnp.array([TRAIN_EPS, sde.T]))
     low, high = (sigma / mu).tolist()
     return low, high
@@ -62,10 +62,10 @@ def uniform_levels(
 def importance_levels(sde: SDE, u: jax.Array, eps: float = TRAIN_EPS) -> NoiseLevel:
     """Times in [eps, T] with density proportional to g^2 / sigma^2, for u: (B,) in [0, 1).
 
-    The loss has the expectation of `uniform_levels` with likelihood weighting, while its weight is
-    the same for all times (Song et al. 2021, arXiv 2101.09258, variance reduction by importance
-    sampling). For every SDE with linear drift g^2 / sigma^2 is the derivative of
-    log(sigma^2 / mu^2), so that this is a uniform log-SNR.
+    The expected loss is the same as with `uniform_levels` and likelihood weighting, but all times
+    have the same weight (Song et al. 2021, arXiv 2101.09258, variance reduction by importance
+    sampling). For every SDE with linear drift, g^2 / sigma^2 is the derivative of
+    log(sigma^2 / mu^2), so the log-SNR is uniformly distributed.
     """
     first, last = sde.log_snr(jnp.asarray([eps, sde.T]))
     t = jnp.clip(sde.time_of_log_snr(first + u * (last - first)), eps, sde.T)
@@ -74,19 +74,20 @@ def importance_levels(sde: SDE, u: jax.Array, eps: float = TRAIN_EPS) -> NoiseLe
 
 
 def discrete_levels(sde: SDE, k: jax.Array) -> NoiseLevel:
-    """Levels k: (B,) of the discrete chain, 0 the cleanest (SMLD and DDPM).
+    """Levels k: (B,) of the discrete chain of SMLD or DDPM; level 0 is the cleanest.
 
     Raises:
-      NotImplementedError: if the SDE has no discrete chain to train on.
+      NotImplementedError: if the SDE has no discrete training.
     """
     mu, sigma = sde.discrete_coeffs(k)
     return NoiseLevel(k * (sde.T / (sde.N - 1)), mu, sigma, jnp.ones_like(sigma))
 
 
 def ratio_levels(sde: SDE, ratio: jax.Array, sigma_data: float | None = None) -> NoiseLevel:
-    """Levels with the noise-to-signal ratios sigma / mu, (B,), as far as the SDE reaches.
+    """The levels at which sigma / mu has the given values (B,).
 
-    Beyond either end the level at that end is taken. The weight is 1, or with sigma_data EDM's.
+    A ratio outside the SDE's range gets the level at the nearer end of the range. The weight is 1
+    without `sigma_data`, and EDM's weight with it.
     """
     t = jnp.clip(sde.time_of_log_snr(-2 * jnp.log(ratio)), TRAIN_EPS, sde.T)
     mu, sigma = sde.marginal_coeffs(t)
@@ -127,16 +128,16 @@ def edm_ve_levels(
 
 
 def edm_iddpm_levels(sde: SDE, u: jax.Array) -> NoiseLevel:
-    """Ratios that are levels of iDDPM, each as probable, u: (B,) in [0, 1) (same table)."""
+    """Ratios drawn from iDDPM's levels, all equally likely, u: (B,) in [0, 1) (same table)."""
     sigmas = jnp.asarray(iddpm_sigmas()[:-1], jnp.float32)  # the last is 0
     return ratio_levels(sde, sigmas[(u * len(sigmas)).astype(jnp.int32)])
 
 
 def last_level(sde: SDE, u: jax.Array) -> NoiseLevel:
-    """The level at T for all of u: (B,), weighted so that the loss is that of the denoiser.
+    """The level at T for every element of u: (B,), with the weight of the denoiser's loss.
 
-    With D = (x_T + sigma^2 score) / mu it is ||D - x_0||^2: a network trained so removes noise of
-    standard deviation sigma / mu, and knows no other level.
+    The loss is ||D - x_0||^2 with D = (x_T + sigma^2 score) / mu. A network trained on it removes
+    noise of standard deviation sigma / mu, and can handle no other level.
     """
     t = jnp.full_like(u, sde.T)
     mu, sigma = sde.marginal_coeffs(t)
@@ -144,10 +145,10 @@ def last_level(sde: SDE, u: jax.Array) -> NoiseLevel:
 
 
 def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> LevelFn:
-    """How the configured objective draws noise levels: keys (B,) -> NoiseLevel.
+    """Draws noise levels for the configured objective: keys (B,) -> NoiseLevel.
 
     Raises:
-      ValueError: for an unknown objective, or switches that exclude each other.
+      ValueError: for an unknown objective, or switches that exclude one another.
     """
     t = config.training
     objectives = {"score": None} | OBJECTIVES
@@ -182,7 +183,7 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> LevelFn:
     return lambda keys: discrete_levels(sde, randint(keys))
 
 
-# objective -> (what is drawn for each example, the levels made of it)
+# objective -> (random draw for each example, noise levels as a function of the draws)
 OBJECTIVES = {
     "edm": (jax.random.normal, edm_levels),
     "edm_vp": (jax.random.uniform, edm_vp_levels),

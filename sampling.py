@@ -1,9 +1,9 @@
 """Sampling by integrating the reverse process from t = T to t = eps.
 
-A predictor makes one step of the reverse SDE, a corrector moves samples along the score at a fixed
-time; `get_pc_sampler` alternates them (Song et al. 2021, algorithm 1 and appendices E to G).
-Samplers see a `ScoreFn` and an SDE, nothing of networks, parameters or data ranges: samples come
-out in the model's range. They are pure functions of the global batch, made to be jitted.
+A predictor takes one step of the reverse SDE, a corrector moves samples along the score at a fixed
+time, and `get_pc_sampler` alternates them (Song et al. 2021, algorithm 1 and appendices E to G).
+Samplers work with a `ScoreFn` and an SDE, and know nothing of networks, parameters or data ranges:
+samples come out in the model's range. They are pure functions of the global batch, to be jitted.
 """
 
 import abc
@@ -29,7 +29,7 @@ class Predictor(abc.ABC):
 
     Attributes:
       evaluations: evaluations of the score in one update.
-      has_probability_flow: whether it can leave its noise out.
+      has_probability_flow: whether the predictor can do without noise.
     """
 
     evaluations = 1
@@ -44,7 +44,7 @@ class Predictor(abc.ABC):
 
     @classmethod
     def check(cls, probability_flow: bool) -> None:
-        """Raises ValueError for a probability flow that the predictor does not have."""
+        """Raises ValueError if `probability_flow` is set but the predictor always adds noise."""
         if probability_flow and not cls.has_probability_flow:
             raise ValueError(
                 f"sampling.probability_flow=True does not work with {cls.__name__}, which always "
@@ -78,7 +78,7 @@ class ReverseDiffusionPredictor(Predictor):
 
 
 class AncestralSamplingPredictor(Predictor):
-    """Ancestral sampling: of DDPM for VP, of SMLD for VE, exact posterior steps for the others."""
+    """Ancestral sampling: DDPM's for VP, SMLD's for VE, exact posterior steps for other SDEs."""
 
     has_probability_flow = False
 
@@ -98,10 +98,10 @@ class NonePredictor(Predictor):
 
 
 class Corrector(abc.ABC):
-    """Steps that leave the distribution at a fixed time as it is.
+    """Steps that leave the distribution at a fixed time unchanged.
 
     Attributes:
-      evaluations: of the score in one update.
+      evaluations: evaluations of the score in one update.
     """
 
     def __init__(self, sde: SDE, score_fn: ScoreFn, snr: float, n_steps: int) -> None:
@@ -120,11 +120,11 @@ class Corrector(abc.ABC):
 
 
 class _Langevin(Corrector):
-    """Langevin dynamics; what differs is the size of the steps."""
+    """Langevin dynamics; subclasses differ in the step size."""
 
     @abc.abstractmethod
     def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
-        """Step size (B,) at t: (B,) for a score and a noise, both (B, *S)."""
+        """Step size (B,) at t: (B,) for a score and noise, both (B, *S)."""
 
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
         def step(k: int, carry: Pair) -> Pair:
@@ -143,8 +143,8 @@ class _Langevin(Corrector):
 class LangevinCorrector(_Langevin):
     """Langevin dynamics with the step set by the signal-to-noise ratio (algorithms 4 and 5).
 
-    As published, the two norms are means over the batch, so that a sample depends a little on the
-    others of its batch.
+    As published, the two norms are averaged over the batch, so each sample depends slightly on the
+    other samples of its batch.
     """
 
     def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
@@ -153,7 +153,7 @@ class LangevinCorrector(_Langevin):
 
 
 class AnnealedLangevinDynamics(_Langevin):
-    """Langevin dynamics with the step of NCSN (Song & Ermon 2019, algorithm 1)."""
+    """Langevin dynamics with the step size of NCSN (Song & Ermon 2019, algorithm 1)."""
 
     def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
         _, std = self.sde.marginal_coeffs(t)
@@ -170,12 +170,12 @@ class NoneCorrector(Corrector):
 
 
 def time_grid(sde: SDE, eps: float, t_start: float = math.inf) -> np.ndarray:
-    """The times T, ..., eps at which the discretised SDE is stepped, from t_start on: (<= N,).
+    """The times T, ..., eps of the discretised SDE's steps, without those before t_start: (<= N,).
 
-    Where eps is larger than the first cell of the discrete chain, the grid ends inside that cell
-    instead: otherwise the last levels would be skipped (for VP with more than 1,000 steps).
+    If eps lies beyond the first cell of the discrete chain (for VP with more than 1,000 steps), the
+    grid ends inside that cell instead, because the last levels would otherwise be skipped.
     """
-    # Clear of the guard that `SDE.level_index` adds.
+    # Far enough inside the cell that the guard of `SDE.level_index` does not reach the next one.
     inside = 1 - 8 * np.finfo(np.float32).eps * sde.N
     times = np.linspace(sde.T, min(eps, inside * sde.T / (sde.N - 1)), sde.N, dtype=np.float32)
     return times[times <= np.float32(t_start)]
@@ -208,16 +208,16 @@ def get_pc_sampler(
     Args:
       sde: the SDE of the score.
       predictor, corrector: classes; at each time the corrector acts first.
-      snr, n_steps: of the corrector.
+      snr, n_steps: signal-to-noise ratio and number of steps of the corrector.
       probability_flow: make the predictor deterministic.
       denoise: return the last mean, without the noise of the last step.
-      eps: last time; None for the SDE's own t_min.
+      eps: last time; None for the SDE's t_min.
       observer: sees the samples about 50 times while the sampler runs.
-      projection: imposes what is known, on the start and after each corrector and predictor, at the
-        time that has been reached.
-      t_start: time of the `x_init` that the sampler is then called with; only the steps from there
-        on are made. None for the noise at T.
-      steps: time steps from T to 0; None: as many as the SDE is discretised into, sde.N.
+      projection: imposes what is known on the initial state and after each update of the corrector
+        and the predictor, at the time that has been reached.
+      t_start: start at this time, from the `x_init` with which the sampler is then called, and skip
+        all earlier steps; None to start from the noise at T.
+      steps: number of time steps from T to 0; None for sde.N.
 
     Returns:
       `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
@@ -279,8 +279,8 @@ def get_sampling_fn(
     Args:
       config: the whole config.
       sde: the SDE of the score.
-      observer, projection, t_start: as of `get_pc_sampler`.
-      **options: parameters of the sampler that take the place of the config's.
+      observer, projection, t_start: see `get_pc_sampler`.
+      **options: parameters of the sampler that override the config.
 
     Raises:
       ValueError: for an unknown name or a parameter out of range.

@@ -5,13 +5,13 @@
     dx = [f(x, t) - g(t)^2 score(x, t) / 2] dt                      (eq. 13, probability flow)
 
 t = 0 is data, t = T = 1 is noise; times have shape (B,), states (B, *S) with any event shape S.
-Each drift is linear, f(x, t) = f(t) x, so that every perturbation kernel is Gaussian,
+Every drift is linear, f(x, t) = f(t) x, so every perturbation kernel is Gaussian,
 
     p(x_t | x_0) = N(mu(t) x_0, sigma(t)^2 I),
 
-and `marginal_coeffs(t) -> (mu, sigma)` is the primitive from which everything else follows:
+and everything else follows from the primitive `marginal_coeffs(t) -> (mu, sigma)`:
 denoiser x0 = (x + sigma^2 score) / mu, noise eps = -sigma score, log-SNR = log(mu^2 / sigma^2).
-What differs between SDEs is a method or an attribute of the class, never a test for its type.
+SDEs differ in methods and attributes of their classes; no code tests for the type of an SDE.
 
 Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
 ICLR 2021 (arXiv 2011.13456), section 3.4 and appendices B to E, unless a class says otherwise.
@@ -32,10 +32,11 @@ from scorax.utils.arrays import batch_mul, lookup
 
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
 Pair = tuple[jax.Array, jax.Array]
-# (rng, score_fn, shape, x_init=None) -> samples of that shape, evaluations of the score for each.
-# A sampler built to start at an earlier time than the noise is given the state x_init there.
+# (rng, score_fn, shape, x_init=None) -> samples of the shape, score evaluations per sample.
+# A sampler built to start at a time t_start before T is given the state x_init at that time.
 Sampler = Callable[..., tuple[jax.Array, int | jax.Array]]
-# (rng, x, x_mean, t: (B,)) -> (x, x_mean), between the steps of a sampler: imposes what is known.
+# (rng, x, x_mean, t: (B,)) -> (x, x_mean). Called between the steps of a sampler to impose what is
+# known about the samples.
 Projection = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Pair]
 
 
@@ -44,8 +45,8 @@ class SDE(abc.ABC):
     """A forward SDE with linear drift and N discretisation steps.
 
     Attributes:
-      T: time of the noise.
-      t_min: time at which sampling stops (there the score is still well conditioned).
+      T: time at which the state is pure noise.
+      t_min: time at which sampling stops, while the score is still well conditioned.
       prior_std: standard deviation of the prior at t = T.
       score_sde_rows: what a score_sde network for this SDE predicts, as rows of
         `models.utils.PARAMETRIZATIONS`: (trained with continuous times, trained discretely).
@@ -75,10 +76,10 @@ class SDE(abc.ABC):
 
     @abc.abstractmethod
     def time_of_log_snr(self, log_snr: jax.Array) -> jax.Array:
-        """The time at which log(mu^2 / sigma^2) has the given value; inverse of `log_snr`."""
+        """The time at which log(mu^2 / sigma^2) has the given value: the inverse of `log_snr`."""
 
     def log_snr(self, t: jax.Array) -> jax.Array:
-        """log(mu(t)^2 / sigma(t)^2), falling in t, in the shape of t."""
+        """log(mu(t)^2 / sigma(t)^2), which decreases with t, in the shape of t."""
         mu, sigma = self.marginal_coeffs(t)
         return 2 * (jnp.log(mu) - jnp.log(sigma))
 
@@ -103,8 +104,8 @@ class SDE(abc.ABC):
             raise ValueError(f"sampling.eps={last} must lie between 0 and {self.T}")
         if not last < first <= self.T:
             raise ValueError(
-                f"t_start={first} must lie between the last time, {last}, and that of the noise, "
-                f"{self.T}"
+                f"t_start={first} must lie between the last time, {last}, and the time of the "
+                f"noise, {self.T}"
             )
         return first, last
 
@@ -115,10 +116,11 @@ class SDE(abc.ABC):
         x_init: jax.Array | None = None,
         t_start: float | None = None,
     ) -> jax.Array:
-        """Where sampling starts: `x_init`, of the given shape, or a draw from the prior.
+        """The state from which sampling starts: `x_init`, or else a draw from the prior.
 
         Raises:
-          ValueError: if `x_init` has another shape, or is missing at a t_start of one's own.
+          ValueError: if `x_init` does not have the given shape, or is missing although `t_start`
+            is given.
         """
         if x_init is None:
             if t_start is not None:
@@ -140,7 +142,7 @@ class SDE(abc.ABC):
     def discretize(self, x: jax.Array, t: jax.Array) -> Pair:
         """One step of the forward chain x_{i+1} = x_i + f + G z: f (B, *S) and G (B,).
 
-        Euler-Maruyama with step T / N unless the class has a chain of its own.
+        Euler-Maruyama with step T / N, unless the class defines its own chain.
         """
         drift, diffusion = self.sde(x, t)
         dt = self.T / self.N
@@ -153,8 +155,8 @@ class SDE(abc.ABC):
     def ancestral_step(self, x: jax.Array, t: jax.Array, score: jax.Array) -> Pair:
         """Mean (B, *S) and noise level (B,) of one step t -> t - T / N of ancestral sampling.
 
-        This is the exact p(x_s | x_t, x_0), s = t - T / N, of a process with Gaussian kernels
-        (Ho et al. 2020, eq. 6 and 7, for any mu and sigma), at the denoised x_0.
+        The step draws from the exact p(x_s | x_t, x_0), s = t - T / N, of a process with Gaussian
+        kernels (Ho et al. 2020, eq. 6 and 7, for any mu and sigma), with the denoised state as x_0.
         """
         s = jnp.maximum(t - self.T / self.N, 0.0)
         (mu_t, sigma_t), (mu_s, sigma_s) = self.marginal_coeffs(t), self.marginal_coeffs(s)
@@ -167,7 +169,7 @@ class SDE(abc.ABC):
     def langevin_scale(self, t: jax.Array) -> jax.Array:
         """alpha (B,), the factor of the step size in algorithms 4 and 5 of the paper.
 
-        By default the squared shrinkage of the signal over one step, which is 1 - beta_i for VP.
+        By default it is the factor by which one step shrinks the squared signal: 1 - beta_i for VP.
         """
         mu, _ = self.marginal_coeffs(t)
         mu_before, _ = self.marginal_coeffs(jnp.maximum(t - self.T / self.N, 0.0))
@@ -186,7 +188,7 @@ class SDE(abc.ABC):
 
     def level_index(self, t: jax.Array) -> jax.Array:
         """Index floor(t (N - 1) / T) in 0..N-1 into the tables of the discrete chain."""
-        # Grid times carry float32 rounding: without the guard 6.99999 would become 6.
+        # Times on the grid are rounded to float32: without the guard 6.99999 would become 6.
         guard = 4 * np.finfo(np.float32).eps * self.N
         index = jnp.floor(t * ((self.N - 1) / self.T) + guard).astype(jnp.int32)
         return jnp.clip(index, 0, self.N - 1)
@@ -201,9 +203,9 @@ class ReverseSDE:
     """Time reversal of an SDE: integrates from T down to 0 with negative dt.
 
     Attributes:
-      forward: the SDE that is reversed.
+      forward: the SDE to reverse.
       score_fn: x: (B, *S), t: (B,) -> (B, *S).
-      probability_flow: the deterministic process with the same marginals (eq. 13).
+      probability_flow: whether to take the deterministic process with the same marginals (eq. 13).
     """
 
     forward: SDE
@@ -266,12 +268,12 @@ class VESDE(SDE):
 
     @functools.cached_property
     def discrete_sigmas(self) -> np.ndarray:
-        """The N noise levels, rising: (N,). A NumPy constant, so that it can be cached."""
+        """The N noise levels, ascending: (N,). NumPy, because a traced array cannot be cached."""
         levels = np.linspace(math.log(self.sigma_min), math.log(self.sigma_max), self.N)
         return np.exp(levels).astype(np.float32)
 
     def _adjacent_sigmas(self, t: jax.Array) -> Pair:
-        """sigma_i and sigma_{i-1} (B,), the latter 0 for i = 0."""
+        """sigma_i and sigma_{i-1} (B,), with sigma_{-1} = 0."""
         i, sigmas = self.level_index(t), jnp.asarray(self.discrete_sigmas)
         return sigmas[i], jnp.where(i == 0, 0.0, sigmas[jnp.maximum(i - 1, 0)])
 
@@ -324,13 +326,13 @@ class _LinearBetaSDE(SDE):
         return t * (self.beta_min + t * ((self.beta_max - self.beta_min) / 2))
 
     def _time_of_beta_integral(self, b: jax.Array) -> jax.Array:
-        """Solves the quadratic `_beta_integral(t) = b` without cancellation at small b."""
+        """Solves the quadratic `_beta_integral(t) = b`, without cancellation for small b."""
         slope = self.beta_max - self.beta_min
         return 2 * b / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * b))
 
     @functools.cached_property
     def discrete_betas(self) -> np.ndarray:
-        """beta_i = beta(i / (N - 1)) / N of the N-step chain: (N,), float64."""
+        """beta_i = beta(i / (N - 1)) / N for the chain of N steps: (N,), float64."""
         return np.linspace(self.beta_min / self.N, self.beta_max / self.N, self.N)
 
     @property
@@ -346,7 +348,7 @@ class _LinearBetaSDE(SDE):
 class VPSDE(_LinearBetaSDE):
     """Variance preserving (section 3.4, appendix C), the limit of DDPM.
 
-    mu = exp(-B / 2), sigma^2 = 1 - exp(-B), B(t) the integral of beta.
+    mu = exp(-B / 2), sigma^2 = 1 - exp(-B), where B(t) is the integral of beta from 0 to t.
     """
 
     score_sde_rows = ("eps", "eps_index")
@@ -368,7 +370,7 @@ class VPSDE(_LinearBetaSDE):
 
     @property
     def alphas_cumprod(self) -> np.ndarray:
-        """Product of alpha_j, j <= i: (N,)."""
+        """Product of all alpha_j with j <= i: (N,)."""
         return np.exp(self._log_alphas_cumprod).astype(np.float32)
 
     @property
@@ -387,7 +389,7 @@ class VPSDE(_LinearBetaSDE):
         return batch_mul(jnp.sqrt(1 - beta) - 1, x), jnp.sqrt(beta)
 
     def ancestral_step(self, x: jax.Array, t: jax.Array, score: jax.Array) -> Pair:
-        """Ancestral sampling of DDPM (section 2.2), noise sqrt(beta_i)."""
+        """Ancestral sampling of DDPM (section 2.2), with noise of level sqrt(beta_i)."""
         beta = jnp.asarray(self.discrete_betas, jnp.float32)[self.level_index(t)]
         x_mean = batch_mul(1 / jnp.sqrt(1 - beta), x + batch_mul(beta, score))
         return x_mean, jnp.sqrt(beta)
@@ -398,7 +400,7 @@ class VPSDE(_LinearBetaSDE):
 
 @dataclasses.dataclass(frozen=True)
 class subVPSDE(_LinearBetaSDE):  # noqa: N801 (score_sde's public name)
-    """Sub-variance-preserving, made for likelihoods (section 3.4, appendix B.3).
+    """Sub-variance-preserving, designed for high likelihoods (section 3.4, appendix B.3).
 
     mu = exp(-B / 2), sigma = 1 - exp(-B): smaller than VP's at every t.
     """
@@ -415,7 +417,7 @@ class subVPSDE(_LinearBetaSDE):  # noqa: N801 (score_sde's public name)
     def time_of_log_snr(self, log_snr: jax.Array) -> jax.Array:
         # SNR = (1 - s) / s^2 with s = sigma: the positive root of s^2 SNR + s - 1 = 0.
         s = 2 / (1 + jnp.sqrt(1 + 4 * jnp.exp(log_snr)))
-        # Two forms of B = -log(1 - s); each loses precision where the other is exact.
+        # Two forms of B = -log(1 - s): each is exact where the other loses precision.
         b = jnp.where(s < 0.5, -jnp.log1p(-jnp.minimum(s, 0.5)), -log_snr - 2 * jnp.log(s))
         return self._time_of_beta_integral(b)
 
@@ -484,7 +486,7 @@ class CosineVPSDE(SDE):
 
     def marginal_coeffs(self, t: jax.Array) -> Pair:
         mu = jnp.cos(self._w * t) ** 2
-        # 1 - cos^4 = sin^2 (1 + cos^2): exact near t = 0.
+        # 1 - cos^4 = sin^2 (1 + cos^2) does not cancel near t = 0.
         return mu, jnp.sqrt(jnp.sin(self._w * t) ** 2 * (1 + mu) + self.eta**2)
 
     def time_of_log_snr(self, log_snr: jax.Array) -> jax.Array:
@@ -511,10 +513,11 @@ def iddpm_sigmas(steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008) -> n
 def get_sde(config: ml_collections.ConfigDict) -> SDE:
     """Builds the SDE that `config.training.sde` names from the fields of `config.model`.
 
-    A field of the SDE that `config.model` does not have keeps the default of its class.
+    Fields missing from `config.model` keep the defaults of the SDE's class.
 
     Raises:
-      ValueError: for an unknown name, a field that nothing gives a value, or a value out of range.
+      ValueError: for an unknown name, a value out of range, or a field that has neither a default
+        nor a key in the config.
     """
     cls, m = lookup(SDES, config.training.sde.lower(), "sde (training.sde)"), config.model
     fields = [f for f in dataclasses.fields(cls) if f.init and f.name != "N"]

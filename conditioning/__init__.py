@@ -1,13 +1,13 @@
-"""A score given something: a measurement, a class, an image with noise.
+"""Scores conditioned on something else: a measurement, a class, or a noisy image.
 
-Everything here turns a `ScoreFn` into a `ScoreFn`, or describes what is known of the data, so that
-any SDE and any sampler can be used with it.
+Everything here turns a `ScoreFn` into a `ScoreFn` or describes what is known about the data, and
+therefore works with any SDE and any sampler.
 
-    posterior    a measurement y = A(x) + noise: LIKELIHOODS
-    operators    what A can be: OPERATORS, and the bases of colours
+    posterior    conditions on a measurement y = A(x) + noise: LIKELIHOODS
+    operators    the choices of A: OPERATORS, and COLOR_BASES
     masks        which pixels are known: MASKS
-    guidance     a class, by a classifier or without: WEIGHTS
-    denoising    an image with noise of a known level: DENOISERS
+    guidance     conditions on a class, with or without a classifier: WEIGHTS
+    denoising    removes noise of a known level from an image: DENOISERS
 """
 
 from scorax.conditioning.denoising import (

@@ -1,23 +1,25 @@
 """Removing noise of a known level from images: y = x_0 + sigma n, with n ~ N(0, I).
 
-What was observed is a state of the diffusion. At the time t with sigma(t) / mu(t) = sigma,
+The noisy image is a state of the diffusion, up to a factor. At the time t with
+sigma(t) / mu(t) = sigma,
 
     x_t = mu(t) y                                                                (1)
 
-has the law of p(x_t | x_0), so that the score at that time is what there is to know:
+is distributed as p(x_t | x_0), so the score at time t is all that is needed:
 
     score of y     grad log p(y) = mu(t) score(mu(t) y, t)                       (2)
     Tweedie        E[x_0 | y] = y + sigma^2 grad log p(y)                        (3)
-    posterior      x_0 ~ p(x_0 | y): the reverse SDE, begun with (1) at t
+    posterior      x_0 ~ p(x_0 | y): the reverse SDE, started from (1) at time t
     Langevin       y <- clip(y + eta grad log p(y) + sigma sqrt(2 eta) z)        (4)
 
-(3) has the least mean squared error, in one evaluation; a draw from the posterior has twice that,
-and looks like data. The flow ODE and its solvers can begin at (1) too, but what they find is no
-draw. (4) is published in a course project on score-based data assimilation, for a network that
-knows the score at one level, with eta = 1e-4 in 200 steps at sigma = 0.1. Its noise is sigma times
-that of Langevin dynamics: it climbs to where y is probable and samples from nothing.
+(3) has the smallest possible mean squared error, and takes one evaluation. A draw from the
+posterior has twice this error, but looks like data. The flow ODE and its solvers can start from (1)
+too, but their result is not a draw from the posterior. (4) was published in a course project on
+score-based data assimilation, for a network that knows the score at a single noise level, with
+eta = 1e-4 in 200 steps at sigma = 0.1. Langevin dynamics would add noise 1 / sigma times as large;
+with so little noise, (4) climbs towards probable y and samples from no known distribution.
 
-Images are (B, *S) in the model's range, as is sigma.
+Images are (B, *S), and both images and sigma are in the model's range.
 """
 
 import functools
@@ -35,7 +37,7 @@ from scorax.sde_lib import SDE, Sampler, ScoreFn
 from scorax.utils.arrays import batch_mul, lookup
 from scorax.utils.options import Option, configured
 
-# (rng, score_fn, y: (B, *S)) -> clean images: (B, *S), evaluations of the score for each
+# (rng, score_fn, y: (B, *S)) -> clean images: (B, *S), score evaluations per image
 Denoiser = Callable[[jax.Array, ScoreFn, jax.Array], tuple[jax.Array, int | jax.Array]]
 
 
@@ -43,11 +45,11 @@ def noise_time(sde: SDE, sigma: float) -> float:
     """The time t at which sigma(t) / mu(t) = sigma.
 
     Raises:
-      ValueError: unless sigma is positive and one of the levels between the SDE's t_min and T.
+      ValueError: unless sigma is positive and lies between the SDE's levels at t_min and T.
     """
     if not sigma > 0:
         raise ValueError(f"sigma={sigma:g}: the noise to remove must be positive")
-    with jax.ensure_compile_time_eval():  # numbers, also while a caller is being traced
+    with jax.ensure_compile_time_eval():  # concrete numbers, even while a caller is being traced
         mu, std = sde.marginal_coeffs(jnp.asarray([sde.t_min, sde.T]))
         low, high = (std / mu).tolist()
         t = float(sde.time_of_log_snr(jnp.asarray(-2 * math.log(sigma))))
@@ -55,16 +57,16 @@ def noise_time(sde: SDE, sigma: float) -> float:
     if not low / rounding <= sigma <= high * rounding:
         raise ValueError(
             f"sigma={sigma:g}: {type(sde).__name__} knows noise between {low:.4g} and {high:.4g} "
-            "in the model's range; choose noise in between, or a network trained with more"
+            "in the model's range; choose noise in between, or a network trained on this noise"
         )
     return min(max(t, sde.t_min), sde.T)
 
 
 def observed_score(sde: SDE, score_fn: ScoreFn, sigma: float) -> Callable[[jax.Array], jax.Array]:
-    """The score of images with that noise, by (2): (B, *S) -> (B, *S).
+    """The score of images with noise sigma, by (2): (B, *S) -> (B, *S).
 
     Raises:
-      ValueError: as `noise_time`.
+      ValueError: see `noise_time`.
     """
     t = noise_time(sde, sigma)
 
@@ -77,10 +79,10 @@ def observed_score(sde: SDE, score_fn: ScoreFn, sigma: float) -> Callable[[jax.A
 
 
 def tweedie(sde: SDE, score_fn: ScoreFn, y: jax.Array, sigma: float) -> jax.Array:
-    """The posterior mean of y: (B, *S), by (3), in one evaluation.
+    """The posterior mean of x_0 given y: (B, *S), by (3), in one evaluation.
 
     Raises:
-      ValueError: as `noise_time`.
+      ValueError: see `noise_time`.
     """
     return y + sigma**2 * observed_score(sde, score_fn, sigma)(y)
 
@@ -93,24 +95,24 @@ def sample_posterior(
     sigma: float,
     get_sampler: Callable[..., Sampler],
 ) -> tuple[jax.Array, int | jax.Array]:
-    """A draw from the posterior of each y: (B, *S).
+    """Draws x_0 from the posterior given each y: (B, *S).
 
-    The predictor-corrector sampler begins at the largest time of its grid up to t, and so takes the
-    noise for smaller than it is, by less than one of its steps.
+    The predictor-corrector sampler starts at the largest time of its grid that does not exceed t,
+    and so underestimates the noise by less than one of its steps.
 
     Args:
       rng: key.
       sde, score_fn: the prior.
-      y: images with noise.
-      sigma: its standard deviation.
-      get_sampler: called with `t_start`; of a stochastic sampler, as
+      y: noisy images.
+      sigma: standard deviation of their noise.
+      get_sampler: builds a stochastic sampler when called with `t_start`, such as
         `functools.partial(sampling.get_pc_sampler, sde, predictor, corrector)`.
 
     Returns:
-      The draws and the evaluations of the score for each.
+      The draws, and the evaluations of the score for each.
 
     Raises:
-      ValueError: as `noise_time`, and as the sampler.
+      ValueError: see `noise_time`; also if `get_sampler` raises it.
     """
     t = noise_time(sde, sigma)
     mu, _ = sde.marginal_coeffs(jnp.full(y.shape[:1], t))
@@ -127,19 +129,19 @@ def langevin(
     eta: float = 1e-4,
     steps: int = 200,
 ) -> jax.Array:
-    """The denoiser (4), begun at y: (B, *S).
+    """The denoiser (4), started from y: (B, *S).
 
     Args:
       rng: key.
       sde, score_fn: the prior.
-      y: images with noise.
-      sigma: its standard deviation.
+      y: noisy images.
+      sigma: standard deviation of their noise.
       data_range: smallest and largest value of clean images, to which each step clips.
-      eta: size of the steps.
-      steps: steps, and evaluations.
+      eta: step size.
+      steps: number of steps, each with one evaluation.
 
     Raises:
-      ValueError: as `noise_time`, and unless eta and steps are positive.
+      ValueError: see `noise_time`; also unless eta and steps are positive.
     """
     if not (eta > 0 and steps > 0):
         raise ValueError(
@@ -162,21 +164,21 @@ def get_denoiser(
     sigma: float,
     data_range: tuple[float, float],
 ) -> Denoiser:
-    """The denoiser of that name, with the settings of `config.sampling` and `config.eval`.
+    """The denoiser of the given name, with the settings of `config.sampling` and `config.eval`.
 
     Args:
       config: the whole config.
       name: a row of DENOISERS.
       sde: the SDE of training.
       sigma: standard deviation of the noise, in the model's range.
-      data_range: smallest and largest value of clean images in that range.
+      data_range: smallest and largest value of clean images, in the model's range.
 
     Returns:
       `(rng, score_fn, y) -> (images, nfe)`.
 
     Raises:
-      ValueError: for an unknown name or a parameter out of range; on the call, for images of
-        another size than the config's.
+      ValueError: for an unknown name or a parameter out of range; from the returned function, for
+        images whose size differs from the config's.
     """
     row = lookup(DENOISERS, name, "denoiser (eval.denoisers)")
     d = config.data
@@ -226,7 +228,7 @@ def get_langevin_denoiser(
     )
 
 
-# name -> (sde, sigma, data_range, get_sampler, further options) -> Denoiser
+# name -> builder (sde, sigma, data_range, get_sampler, further options) -> Denoiser
 DENOISERS = {
     "tweedie": get_tweedie_denoiser,
     "posterior": get_posterior_denoiser,

@@ -1,20 +1,21 @@
-"""Guiding a score towards a class, by a classifier or by a score network that is told the class.
+"""Guiding a score towards a class, with a classifier or with a class-conditional score network.
 
     s(x_t) + w grad log p(y | x_t)            classifier guidance: Song et al. 2021, eq. 14
                                               (w = 1), and Dhariwal & Nichol 2021
     s(x_t) + w (s(x_t | y) - s(x_t))          classifier-free guidance
 
-With exact scores the two are the same by Bayes' rule: w = 0 is the unconditional score, w = 1 that
-of the class, and more stresses the class beyond what the data say. Ho & Salimans 2022 (arXiv
-2207.12598, eq. 6) count from the conditional score: their weight is w - 1.
+With exact scores the two are the same by Bayes' rule: w = 0 gives the unconditional score, w = 1
+the score given the class, and w > 1 emphasises the class more than the data do. Ho & Salimans 2022
+(arXiv 2207.12598, eq. 6) count from the conditional score: their weight is w - 1.
 
-A classifier is a function of images with noise of standard deviation sigma added, x: (B, *S) and
-sigma: (B,), to logits (B, K). It is given x_t / mu and sigma / mu, so that one classifier serves
-every SDE: x_t = mu x_0 + sigma z says about the class what x_0 + (sigma / mu) z says. Under VE
-SDEs, where mu = 1, these are x_t and the marginal standard deviation, as in score_sde.
+A classifier here always classifies noisy images: it maps x_0 plus noise of standard deviation
+sigma, x: (B, *S) and sigma: (B,), to logits (B, K). It is called with x_t / mu and sigma / mu, so
+one classifier serves every SDE: x_t = mu x_0 + sigma z and x_0 + (sigma / mu) z carry the same
+information about the class. For VE SDEs, where mu = 1, the arguments are x_t and the marginal
+standard deviation, as in score_sde.
 
-The weight is a function of that noise-to-signal ratio sigma / mu, a row of `WEIGHTS`. Everything is
-done for each sample on its own: a batch may mix classes and times.
+The weight w is a function of the noise-to-signal ratio sigma / mu, a row of `WEIGHTS`. Each sample
+is treated on its own, so a batch may mix classes and times.
 """
 
 import dataclasses
@@ -47,10 +48,10 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """`weight` up to sigma_min, then linearly in sigma to `weight_beyond` from sigma_max on.
+    """A weight that is linear in sigma between sigma_min and sigma_max.
 
-    Both published schedules for AFHQ are of this kind: from 500 at 0.01 to 400 at 374, and from 1
-    at 50 to 0.01 at 374.
+    It is `weight` up to sigma_min, and `weight_beyond` from sigma_max on. Both published schedules
+    for AFHQ are of this kind: from 500 at 0.01 to 400 at 374, and from 1 at 50 to 0.01 at 374.
     """
 
     weight: Annotated[float, Option("guidance.weight")] = 1.0
@@ -75,10 +76,11 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """`weight` for sigma between sigma_min and sigma_max, both included, else `weight_beyond`.
+    """`weight` for sigma_min <= sigma <= sigma_max, and `weight_beyond` elsewhere.
 
-    With `weight_beyond` 0 a classifier is left out there; with 1 and classifier-free guidance it is
-    the limited interval of Kynkäänniemi et al. 2024 (arXiv 2404.07724).
+    With `weight_beyond` 0 there is no classifier guidance outside the interval. With 1 and
+    classifier-free guidance this is the limited interval of Kynkäänniemi et al. 2024 (arXiv
+    2404.07724).
     """
 
     weight: Annotated[float, Option("guidance.weight")] = 1.0
@@ -103,7 +105,7 @@ def _check_interval(sigma_min: float, sigma_max: float) -> None:
 
 
 def get_weight_fn(config: ml_collections.ConfigDict) -> WeightFn:
-    """The weight that `config.guidance` describes, a function of sigma / mu: (B,) -> (B,).
+    """The weight described by `config.guidance`, as a function of sigma / mu: (B,) -> (B,).
 
     Raises:
       ValueError: for an unknown schedule or an empty interval.
@@ -120,25 +122,26 @@ def classifier_guidance(
     weight: WeightFn = Constant(),
     sigma_range: tuple[float, float] = (0.0, math.inf),
 ) -> ScoreFn:
-    """The score of samples of given classes, according to a classifier.
+    """The score given the classes of the samples, according to a classifier.
 
-    Each evaluation costs one of the score, one of the classifier and one pass back through it.
+    Each evaluation costs one evaluation of the score, and a forward and a backward pass of the
+    classifier.
 
     Args:
       score_fn: the score of x_t.
-      classifier_fn: see above.
+      classifier_fn: the classifier; see the module docstring.
       sde: the SDE of the score.
       labels: (B,) integers, the class of each sample.
-      weight: of the classifier's gradient.
-      sigma_range: noise levels that the classifier knows. Beyond them it is told the nearest one,
-        while x stays as it is.
+      weight: factor of the classifier's gradient.
+      sigma_range: range of noise levels known to the classifier. For levels outside this range the
+        classifier is called with the nearest known level and with x unchanged.
 
     Returns:
       x: (B, *S), t: (B,) -> (B, *S).
 
     Raises:
-      ValueError: for an empty range; when the guided score is traced, for labels that are not one
-        of the classifier's classes for each sample.
+      ValueError: for an empty range; when the guided score is traced, unless `labels` holds one of
+        the classifier's classes for each sample.
     """
     _check_range(sigma_range)
 
@@ -166,7 +169,7 @@ def _check_range(sigma_range: tuple[float, float]) -> None:
 
 
 def change_range(classifier_fn: ClassifierFn, scale: float, offset: float) -> ClassifierFn:
-    """A classifier of data u, from one that was trained on the data `scale * u + offset`."""
+    """Turns a classifier that was trained on the data `scale * u + offset` into one for data u."""
     return lambda x, sigma: classifier_fn(scale * x + offset, scale * sigma)
 
 
@@ -177,29 +180,29 @@ def classifier_free_guidance(
     num_classes: int,
     weight: WeightFn = Constant(),
 ) -> ScoreFn:
-    """The score of samples of given classes, from a network trained with label dropout.
+    """The score given the classes of the samples, by a network trained with label dropout.
 
-    Each evaluation is one of the network, for a batch of twice the size.
+    Each evaluation is one evaluation of the network on a batch of twice the size.
 
     Args:
-      score_of: labels (2 B,), of which num_classes means no class -> the score for a batch of them;
-        such as `experiment.score_fn` with its parameters.
+      score_of: labels (2 B,), where num_classes means no class -> the score given these labels;
+        such as `Experiment.score_fn` with its parameters.
       sde: the SDE of the score.
       labels: (B,) integers, the class of each sample.
-      num_classes: of the network.
-      weight: of the difference that the class makes.
+      num_classes: number of classes of the network.
+      weight: factor of the difference between the conditional and the unconditional score.
 
     Returns:
       x: (B, *S), t: (B,) -> (B, *S).
 
     Raises:
-      ValueError: when the guided score is traced, for labels that are not one of the classes for
-        each sample.
+      ValueError: when the guided score is traced, unless `labels` holds one of the classes for each
+        sample.
     """
 
     def guided(x: jax.Array, t: jax.Array) -> jax.Array:
         check_labels(labels, len(x), num_classes)
-        # Each sample next to its own copy, so that a batch split over devices stays where it is.
+        # Each sample is next to its copy, so that a batch split over devices does not move.
         pairs = jnp.stack([jnp.asarray(labels), jnp.full(len(x), num_classes)], 1)
         scores = score_of(pairs.ravel())(jnp.repeat(x, 2, 0), jnp.repeat(t, 2))
         conditional, unconditional = jnp.moveaxis(scores.reshape(len(x), 2, *x.shape[1:]), 1, 0)
@@ -210,9 +213,9 @@ def classifier_free_guidance(
 
 
 def check_labels(labels: jax.Array | np.ndarray, size: int, num_classes: int) -> None:
-    """Raises ValueError unless there is a class of 0 ... num_classes - 1 for each of size samples.
+    """Raises ValueError unless labels holds a class in 0 ... num_classes - 1 for each sample.
 
-    The values of labels that are arguments of a compiled function are not known, and not checked.
+    The values of traced labels, arguments of a compiled function, are unknown and not checked.
     """
     if labels.shape != (size,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(

@@ -1,9 +1,9 @@
 """Masks for inpainting: (H, W, 1) float32 with 1 where a pixel is known and 0 in the hole.
 
-Shapes that can be of any size are described by one number for each pixel, the size at which the
-growing shape reaches it; the hole is then every pixel reached at the size that hides a fraction
-drawn from the range of `AMOUNTS`. That keeps the fraction inside its range for every image size,
-wherever the shape lies and however much of it the border cuts off.
+A shape of adjustable size is described by one number per pixel: the size at which the growing shape
+reaches the pixel. A fraction is drawn from a range of `AMOUNTS`, and the hole consists of all
+pixels reached at the size that hides this fraction. The hidden fraction thus stays inside its range
+for every image size, wherever the shape lies and however much of it the border cuts off.
 """
 
 import functools
@@ -18,7 +18,7 @@ from scorax.utils.arrays import lookup
 
 # (H, W, generator) -> size at which the growing shape reaches each pixel: (H, W)
 Growth = Callable[[int, int, np.random.Generator], np.ndarray]
-SMALLEST = 8  # pixels; in smaller images one row can be more than a range of AMOUNTS allows
+SMALLEST = 8  # pixels; in smaller images a single row can exceed a range of AMOUNTS
 
 
 def get_mask(
@@ -27,21 +27,20 @@ def get_mask(
     amount: str = "light",
     seed: int = 0,
 ) -> np.ndarray:
-    """A mask of MASKS, or one that the user painted.
+    """A named mask, or a mask painted by the user.
 
     Args:
-      name: of a mask, or path of a PNG file: white is known, black the hole.
-      size: (H, W) of the images, or the side of square ones.
-      amount: range of AMOUNTS for the hidden fraction, of the masks that grow; the other masks
-        hide what their name says.
-      seed: of the place and exact size of the masks that grow.
+      name: a row of MASKS, or the path of a PNG file in which white is known and black is the hole.
+      size: (H, W) of the images, or the side of square images.
+      amount: a row of AMOUNTS, the range of the hidden fraction; only masks in GROWING use it.
+      seed: determines the place and exact size of masks in GROWING.
 
     Returns:
       (H, W, 1) float32, 1 = known.
 
     Raises:
-      ValueError: for an unknown name or amount, too small a size, or a file that is not a mask of
-        this size.
+      ValueError: for an unknown name or amount, too small a size, or a file that does not hold a
+        mask of this size.
     """
     h, w = (size, size) if isinstance(size, int) else size
     if str(name).lower().endswith(".png"):
@@ -58,8 +57,8 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The mask as an array that broadcasts against a batch.
 
     Args:
-      mask: of one example or of a batch of them; an axis of length one holds for all.
-      shape: (B, *S) of the batch.
+      mask: mask of one example or of a batch; an axis of length one applies to all.
+      shape: (B, *S), shape of the batch.
 
     Returns:
       An array with len(shape) axes.
@@ -72,10 +71,10 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         m not in (1, s) for m, s in zip(full.shape, shape, strict=True)
     ):
         raise ValueError(
-            f"a mask of shape {mask.shape} does not fit images of shape {shape[1:]}; make one of "
-            "their size, with one channel or as many as they have"
+            f"a mask of shape {mask.shape} does not fit images of shape {shape[1:]}; make a mask "
+            "of the size of the images, with one channel or as many channels as the images"
         )
-    # A traced mask has no values yet.
+    # The values of a traced mask are unknown.
     if not isinstance(mask, jax.core.Tracer) and not np.isin(np.asarray(mask), (0, 1)).all():
         raise ValueError("a mask must hold only 1 (known) and 0 (hole)")
     return full
@@ -85,7 +84,7 @@ def _read_mask(path: str | os.PathLike, h: int, w: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a broken PNG
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise ValueError(f"{path}: not a readable image: {error}") from error
     if pixels.shape != (h, w):
         raise ValueError(
@@ -102,7 +101,7 @@ def _read_mask(path: str | os.PathLike, h: int, w: int) -> np.ndarray:
 def _grown(
     h: int, w: int, fractions: tuple[float, float], rng: np.random.Generator, growth: Growth
 ) -> np.ndarray:
-    """The hole (H, W) of a growing shape that hides a fraction inside the range."""
+    """The hole (H, W) of a growing shape, hiding a random fraction within the given range."""
     reached = growth(h, w, rng)
     sizes, counts = np.unique(reached, return_counts=True)
     hidden = np.cumsum(counts) / (h * w)
@@ -124,13 +123,13 @@ def _square(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rectangle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
-    """Twice as long as wide, lying or standing."""
+    """Twice as long as wide, horizontal or vertical."""
     y, x = _offsets(h, w, rng)
     return np.maximum(np.abs(y), np.abs(x) / 2 if rng.random() < 0.5 else 2 * np.abs(x))
 
 
 def _triangle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
-    """Equilateral, pointing up: inside all three of its edges."""
+    """Equilateral and pointing up: the largest of the distances beyond its three edges."""
     y, x = _offsets(h, w, rng)
     return np.maximum(y, (np.sqrt(3) * np.abs(x) - y) / 2)
 
@@ -140,13 +139,13 @@ def _circle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _eight(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
-    """Two discs, one on top of the other: radius r where x^2 + y^2 = 2 r |y|."""
+    """Two discs of radius r, one above the other, with edges at x^2 + y^2 = 2 r |y|."""
     y, x = _offsets(h, w, rng)
     return (x**2 + y**2) / (2 * np.abs(y))
 
 
 def _patches(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
-    """Square patches of an eighth of the shorter side, one after the other."""
+    """Square patches, an eighth of the shorter side long, appearing one after another."""
     side, n = min(h, w) // 8, 1000
     reached = np.full((h, w), n)
     corners = np.stack([rng.integers(1 - side, h, n), rng.integers(1 - side, w, n)], 1)
@@ -172,7 +171,7 @@ def _every_other_pixel(h: int, w: int, *_: object) -> np.ndarray:
     return np.add.outer(np.arange(h), np.arange(w)) % 2 == 1
 
 
-# Hidden fraction of the masks that grow, as in the AFHQ project.
+# Hidden fraction of the masks in GROWING, as in the AFHQ project.
 AMOUNTS = {"light": (0.10, 0.25), "heavy": (0.50, 0.75)}
 GROWING = {
     "square": _square,

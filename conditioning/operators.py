@@ -1,14 +1,14 @@
 """Measurement operators: what an instrument, or a loss of information, does to an image.
 
 A measurement is y = A(x) + std z with z standard normal. An operator A is any JAX function of the
-global batch, x: (B, *S) -> (B, *Y), linear or not, differentiable where it is used for guidance:
-`posterior` asks nothing else of it. The builders below make the common ones; those that need an
-image take x: (B, H, W, C). All of them are linear, keep a constant image constant (the mask and
-the random projection excepted), and work in the model's data range, whatever it is.
+global batch, x: (B, *S) -> (B, *Y), linear or not. `posterior` only requires it to be
+differentiable. The builders below make the common operators; an operator that needs an image takes
+x: (B, H, W, C). They are all linear, work in any data range, and, except for the mask and the
+random projection, keep a constant image constant.
 
-An orthonormal colour basis is a 3x3 matrix whose first column is proportional to the weights of a
-luma: `x @ basis` has a multiple of the luma in channel 0 and pure colour in the others, and white
-noise stays white.
+An orthonormal color basis is a 3x3 matrix whose first column is proportional to the weights of a
+luma: channel 0 of `x @ basis` is a multiple of the luma, the other channels are pure color, and
+white noise stays white.
 """
 
 import functools
@@ -29,13 +29,13 @@ Operator = Callable[[jax.Array], jax.Array]
 
 
 def measure(rng: jax.Array, operator: Operator, x: jax.Array, std: float) -> jax.Array:
-    """One measurement A(x) + std z of each example of x: (B, *S) -> (B, *Y)."""
+    """Measures each example of x once, A(x) + std z: (B, *S) -> (B, *Y)."""
     y = operator(x)
     return y + std * jax.random.normal(rng, y.shape, y.dtype)
 
 
 def color_basis(name: str) -> np.ndarray:
-    """The orthonormal basis (3, 3) of that name, float64.
+    """The orthonormal color basis of the given name: (3, 3), float64.
 
     Raises:
       ValueError: for an unknown name.
@@ -43,14 +43,19 @@ def color_basis(name: str) -> np.ndarray:
     return lookup(COLOR_BASES, name, "color basis")
 
 
+def check_color_basis(name: str) -> None:
+    """Raises ValueError for an unknown color basis."""
+    color_basis(name)
+
+
 def luma_weights(basis: str) -> np.ndarray:
-    """Weights of R, G and B in the luma of a color basis: (3,), of sum 1."""
+    """Weights of R, G and B in the luma of a color basis: (3,), with sum 1."""
     first = color_basis(basis)[:, 0]
     return first / first.sum()
 
 
 def luma(x: jax.Array, basis: str = "rgb_mean") -> jax.Array:
-    """Gray image (B, H, W, 1) of x: (B, H, W, 3), with the weights of a color basis."""
+    """The gray image (B, H, W, 1) of x: (B, H, W, 3), with the weights of a color basis."""
     if x.shape[-1] != 3:
         raise ValueError(f"a luma takes colour images (B, H, W, 3), not {x.shape}")
     weights = jnp.asarray(luma_weights(basis)[:, None], x.dtype)
@@ -75,7 +80,7 @@ def get_masking(
         Option("eval.mask", "data.image_size", "eval.mask_amount", "seed", read=get_mask),
     ],
 ) -> Operator:
-    """A(x) = mask x, for a mask that broadcasts against one example of x; 0 in the hole."""
+    """A(x) = mask x, for a mask that broadcasts against one example of x and is 0 in the hole."""
 
     def operator(x: jax.Array) -> jax.Array:
         return jnp.asarray(mask, x.dtype)[None] * x
@@ -89,7 +94,7 @@ def get_grayscale(basis: Annotated[str, Option("eval.color_basis")] = "rgb_mean"
     Raises:
       ValueError: for an unknown basis.
     """
-    color_basis(basis)
+    check_color_basis(basis)
     return functools.partial(luma, basis=basis)
 
 
@@ -106,7 +111,7 @@ def get_block_mean(factor: Annotated[int, Option("eval.operator_factor")]) -> Op
 
 
 def get_gaussian_blur(width: Annotated[float, Option("eval.operator_width")]) -> Operator:
-    """Gaussian blur with standard deviation `width` in pixels, cut at three of them.
+    """Gaussian blur with standard deviation `width`, in pixels, truncated at 3 `width`.
 
     Raises:
       ValueError: for a width that is not positive.
@@ -122,7 +127,7 @@ def get_motion_blur(
     length: Annotated[float, Option("eval.operator_length")],
     angle: Annotated[float, Option("eval.operator_angle")] = 0.0,
 ) -> Operator:
-    """Mean along a line of `length` pixels at `angle` degrees, anticlockwise from the rows.
+    """Mean along a line of `length` pixels at `angle` degrees, anticlockwise from horizontal.
 
     Raises:
       ValueError: for a length below one pixel.
@@ -130,7 +135,7 @@ def get_motion_blur(
     if not length >= 1:
         raise ValueError(f"the length {length} of a motion blur must be at least one pixel")
     radius = math.ceil((length - 1) / 2)
-    # A fine sampling of the line, each point shared among its four nearest pixels.
+    # The line is sampled finely, and each point is shared among its four nearest pixels.
     s = np.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * radius + 1)[:, None]
     pixel = np.arange(-radius, radius + 1)[None]
     down = np.maximum(1 - np.abs(pixel + s * math.sin(math.radians(angle))), 0)
@@ -139,7 +144,7 @@ def get_motion_blur(
 
 
 def _filtered(x: jax.Array, kernel: np.ndarray) -> jax.Array:
-    """Correlates each channel of x with a kernel (2r+1, 2r+1), normalised; mirrored borders."""
+    """Correlates each channel of x with the normalised kernel (2r+1, 2r+1); mirrors at borders."""
     radius, c = len(kernel) // 2, x.shape[-1]
     if radius >= min(x.shape[1:3]):
         raise ValueError(f"a blur over {len(kernel)} pixels is too wide for images of {x.shape}")
@@ -178,8 +183,8 @@ def get_random_projection(
 ) -> Operator:
     """n random projections of each example, as in compressed sensing: (B, *shape) -> (B, n).
 
-    The directions are normal with variance 1 / D in D = prod(shape) dimensions: of about unit
-    length, so that std means the same as for pixels. The matrix is kept in memory.
+    The directions are normal with variance 1 / D in D = prod(shape) dimensions. Their length is
+    about 1, so std means the same as for pixels. The matrix is kept in memory.
 
     Raises:
       ValueError: unless 1 <= n <= D.

@@ -5,17 +5,17 @@
     p(y | x_t) ~ N(A(x_hat), Sigma),   Sigma = std^2 I + A Cov(x_0 | x_t) A^T       (1)
     grad log p(y | x_t) ~ (d x_hat / d x_t)^T A^T Sigma^-1 (y - A(x_hat))           (2)
 
-(1) is exact for Gaussian data and linear A, where x_0 given x_t is Gaussian; A stands for its
-linearisation at x_hat where it is not linear. The methods differ in Sigma alone:
+(1) is exact for Gaussian data and linear A, because x_0 given x_t is then Gaussian. In Sigma and
+(2), a nonlinear A is replaced by its linearisation at x_hat. The methods differ only in Sigma:
 
-  GaussianLikelihood   std^2 + gamma (sigma / mu)^2, or a covariance that is known
+  GaussianLikelihood   std^2 + gamma (sigma / mu)^2, or a known covariance
   DPS                  the norm of the residual in place of Sigma
   PiGDM                Cov(x_0 | x_t) = r(t)^2 I
-  MMPS                 Cov(x_0 | x_t) = sigma^2 / mu (d x_hat / d x_t), as it follows from the score
+  MMPS                 Cov(x_0 | x_t) = sigma^2 / mu (d x_hat / d x_t), computed from the score
 
-Each is a callable with the score of x_t as its argument, works with every SDE and sampler, and
-treats each example of a batch on its own. A guided score costs one evaluation of the score and
-one pass back through it; MMPS adds one pass back for each iteration.
+Each method is a callable that takes the score of x_t, works with every SDE and sampler, and treats
+each example of a batch on its own. A guided score costs a forward and a backward pass of the score;
+MMPS adds one backward pass for each iteration.
 
 Sources: Rozet & Louppe, "Score-based Data Assimilation", 2023 (arXiv 2306.10574); Chung et al.,
 "Diffusion Posterior Sampling for General Noisy Inverse Problems", 2023 (arXiv 2209.14687); Song et
@@ -42,13 +42,13 @@ Map = Callable[[jax.Array], jax.Array]
 
 
 class Linearisation(NamedTuple):
-    """What a method knows of the measurement at a state x_t.
+    """What a method knows about the measurement at a state x_t.
 
     Attributes:
       residual: y - A(x_hat): (B, *Y).
       t, mu, sigma: time and coefficients of the perturbation kernel, (B,).
       push: A, linearised at x_hat, (B, *S) -> (B, *Y).
-      pull: its transpose, (B, *Y) -> (B, *S).
+      pull: transpose of `push`, (B, *Y) -> (B, *S).
       pull_denoiser: transpose of the denoiser's Jacobian d x_hat / d x_t, (B, *S) -> (B, *S).
     """
 
@@ -63,13 +63,14 @@ class Linearisation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeasurementLikelihood(abc.ABC):
-    """A measurement, and how far a method trusts the denoised state's prediction of it.
+    """A measurement, and how much a method trusts its prediction from the denoised state.
 
     Attributes:
       sde: the SDE of the score.
       operator: A, (B, *S) -> (B, *Y), any JAX function.
-      y: the measurement (B, *Y), or (1, *Y) for many samples given one.
-      std: of its noise; a number, or one for each measured value in an array like y.
+      y: the measurement (B, *Y), or (1, *Y) for many samples given one measurement.
+      std: standard deviation of its noise: a number, or an array like y with one for each measured
+        value.
     """
 
     sde: SDE
@@ -85,7 +86,7 @@ class MeasurementLikelihood(abc.ABC):
         """Sigma^-1 (y - A(x_hat)) of eq. 2: (B, *Y)."""
 
     def denoise(self, score_fn: ScoreFn, x: jax.Array, t: jax.Array) -> tuple:
-        """x_hat: (B, *S), and the score it comes from."""
+        """x_hat: (B, *S), and the score from which it was computed."""
         mu, sigma = self.sde.marginal_coeffs(t)
         score = score_fn(x, t)
         return batch_mul(1 / mu, x + batch_mul(sigma**2, score)), score
@@ -126,16 +127,17 @@ class GaussianLikelihood(MeasurementLikelihood):
     """Variance std^2 + gamma (sigma / mu)^2 (Rozet & Louppe 2023).
 
     gamma stands for A Cov(x_0 | x_t) A^T in units of (sigma / mu)^2. For data of variance v and
-    A = I that is v / (v + (sigma / mu)^2), falling from 1 at low noise to 0: no one number is
-    right. With gamma = 0.5, Gaussian data of about unit variance and A A^T = I, samples miss the
-    posterior by at most a quarter of its standard deviation in the mean, and by a quarter in the
-    covariance; a smaller gamma follows y more closely and makes the spread too small.
+    A = I the true value is v / (v + (sigma / mu)^2), which falls from 1 at low noise to 0, so no
+    single number is right. With gamma = 0.5, Gaussian data of about unit variance and A A^T = I,
+    the mean of samples is off by at most a quarter of the posterior's standard deviation, and their
+    covariance by at most a quarter. A smaller gamma follows y more closely and gives too little
+    spread.
 
     Attributes:
-      gamma: a number, or one for each measured value in an array like y.
-      detach: do not pass back through the score: cheaper, and less exact.
-      covariance: t: (B,) -> the whole A Cov(x_0 | x_t) A^T: (B, M, M) of the M = prod(Y) measured
-        values, in place of gamma; see `gaussian_data_covariance`.
+      gamma: a number, or an array like y with one for each measured value.
+      detach: do not differentiate through the score, which is cheaper and less exact.
+      covariance: t: (B,) -> the full A Cov(x_0 | x_t) A^T: (B, M, M) for the M = prod(Y) measured
+        values, used instead of gamma; see `gaussian_data_covariance`.
     """
 
     gamma: Annotated[float | jax.Array, Option("eval.gamma", power=-2)] = 1e-2
@@ -168,13 +170,13 @@ class GaussianLikelihood(MeasurementLikelihood):
 class DPS(MeasurementLikelihood):
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1), as a score.
 
-    Adds -zeta grad |y - A(x_hat)|^2 / |y - A(x_hat)|, of which std is no part. The paper takes the
-    gradient as a step of its own; here, as in the comparison of Rozet & Louppe 2023, it is part of
-    the score, so that the sampler scales it with the rest.
+    Adds -zeta grad |y - A(x_hat)|^2 / |y - A(x_hat)|, which does not depend on std. In the paper
+    the gradient is a separate step. Here, as in the comparison of Rozet & Louppe 2023, it is part
+    of the score, so the sampler scales it along with the rest of the score.
 
     Attributes:
-      zeta: the strength.
-      coupled: as published by Rozet & Louppe, one norm over the whole batch, so that a sample
+      zeta: strength of the guidance.
+      coupled: take one norm over the whole batch, as published by Rozet & Louppe; each sample then
         depends on the others.
     """
 
@@ -196,7 +198,8 @@ class PiGDM(MeasurementLikelihood):
 
     Attributes:
       data_variance: v.
-      iterations: of conjugate gradients for Sigma; one is enough where A A^T is a multiple of I.
+      iterations: number of conjugate-gradient iterations that invert Sigma; one is enough if A A^T
+        is a multiple of I.
     """
 
     data_variance: Annotated[float, Option("eval.data_variance", power=2)] = 1.0
@@ -220,12 +223,13 @@ class PiGDM(MeasurementLikelihood):
 class MMPS(MeasurementLikelihood):
     """Moment-matching posterior sampling (Rozet et al. 2024).
 
-    Cov(x_0 | x_t) = sigma^2 / mu (d x_hat / d x_t) is Tweedie's formula of second order; Sigma is
-    inverted by conjugate gradients, each iteration being one pass back through the score. Exact
-    for Gaussian data and linear A after as many iterations as there are measured values.
+    Cov(x_0 | x_t) = sigma^2 / mu (d x_hat / d x_t) is the second-order Tweedie formula. Sigma is
+    inverted by conjugate gradients, and each iteration takes one backward pass of the score. The
+    result is exact for Gaussian data and linear A after as many iterations as there are measured
+    values.
 
     Attributes:
-      iterations: of conjugate gradients; few are enough in practice.
+      iterations: number of conjugate-gradient iterations; a few are enough in practice.
     """
 
     iterations: Annotated[int, Option("eval.likelihood_iterations", unset=0)] = 3
@@ -241,10 +245,10 @@ class MMPS(MeasurementLikelihood):
 
 
 def check_measurement(operator: Map, x: jax.Array, y: jax.Array) -> None:
-    """Holds y to the shape of A(x), computing nothing; y may have one example for the whole batch.
+    """Checks, without computing A(x), that its shape is y's; y may be one example for the batch.
 
     Raises:
-      ValueError: if A cannot take x: (B, *S), or its output has another shape than y.
+      ValueError: if A cannot take x: (B, *S), or y does not have the shape of A's output.
     """
     try:
         shape = jax.eval_shape(operator, x).shape
@@ -253,24 +257,24 @@ def check_measurement(operator: Map, x: jax.Array, y: jax.Array) -> None:
     if y.shape not in (shape, (1, *shape[1:])):
         raise ValueError(
             f"the measurement y has shape {y.shape}, but the operator turns x of shape {x.shape} "
-            f"into {shape}; give the y of this operator and of images of this size"
+            f"into {shape}; give a y measured with this operator on images of this size"
         )
 
 
 def gaussian_data_covariance(
     sde: SDE, covariance: np.ndarray, matrix: np.ndarray
 ) -> Callable[[jax.Array], jax.Array]:
-    """A Cov(x_0 | x_t) A^T of data with a known covariance C: exact if they are Gaussian.
+    """A Cov(x_0 | x_t) A^T for data with known covariance C; exact for Gaussian data.
 
-    Cov(x_0 | x_t) = (C^-1 + mu^2 / sigma^2 I)^-1, along the eigenvectors of C.
+    Cov(x_0 | x_t) = (C^-1 + mu^2 / sigma^2 I)^-1 is computed along the eigenvectors of C.
 
     Args:
       sde: the SDE of the score.
-      covariance: C, (D, D) of the D = prod(S) values of an example.
-      matrix: of A, (M, D).
+      covariance: C, (D, D) for the D = prod(S) values of an example.
+      matrix: the matrix of A, (M, D).
 
     Returns:
-      `covariance` of a `GaussianLikelihood`: t: (B,) -> (B, M, M).
+      The attribute `covariance` of a `GaussianLikelihood`: t: (B,) -> (B, M, M).
     """
     values, vectors = np.linalg.eigh(covariance)
     values = jnp.asarray(np.maximum(values, 0)[None], jnp.float32)
@@ -286,10 +290,10 @@ def gaussian_data_covariance(
 
 
 def _conjugate_gradients(matrix: Map, b: jax.Array, iterations: int) -> jax.Array:
-    """Solves matrix(w) = b for each example of b: (B, *Y), from w = 0.
+    """Solves matrix(w) = b for each example of b: (B, *Y), starting from w = 0.
 
-    jax.scipy.sparse.linalg.cg would take the batch for one large system. An example that has
-    converged, or whose matrix shows not to be positive, stays as it is.
+    jax.scipy.sparse.linalg.cg would treat the batch as one large system. An example stops changing
+    once it has converged, or once its matrix turns out not to be positive definite.
     """
     axes = tuple(range(1, b.ndim))
     first = jnp.sum(b * b, axes)
@@ -310,7 +314,7 @@ def _conjugate_gradients(matrix: Map, b: jax.Array, iterations: int) -> jax.Arra
 
 
 def _like_measurement(a: float | jax.Array, y: jax.Array) -> jax.Array:
-    """A number, or an array for one example, so that it broadcasts against y: (B, *Y)."""
+    """Makes a number, or an array for one example, broadcast against y: (B, *Y)."""
     a = jnp.asarray(a, y.dtype)
     return a[None] if a.ndim == y.ndim - 1 > 0 else a
 

@@ -1,16 +1,16 @@
 """Few-step and adaptive solvers of the reverse process, for every SDE.
 
-Samplers of the same kind as those of `sampling.py`, and of no more knowledge: mu, sigma and log-SNR
-are all that the few-step solvers ask of an SDE. A row of SOLVERS is a builder
+These samplers have the interface of the samplers in `sampling.py`. The few-step solvers use only
+mu, sigma and log-SNR of an SDE. A row of SOLVERS is a builder
 `(sde, ..., denoise, eps, t_start, projection, observer) -> Sampler`, whose parameters say which
-config key sets them (`utils.options`).
+config keys set them (`utils.options`).
 
     ddim          Song et al. 2021a (arXiv 2010.02502); exponential Euler
     heun          Karras et al. 2022 (arXiv 2206.00364), with churn
     dpmpp_2m      DPM-Solver++(2M), Lu et al. 2022 (arXiv 2211.01095), algorithm 2
-    dpmpp_3m      the same through three evaluations, integrated exactly
+    dpmpp_3m      the same with three evaluations, integrated exactly
     dpmpp_2m_sde  SDE-DPM-Solver++(2M) of the same paper
-    unipc         Zhao et al. 2023 (arXiv 2302.04867), integrated exactly: B(h) drops out
+    unipc         Zhao et al. 2023 (arXiv 2302.04867), integrated exactly, so that B(h) drops out
     adaptive_sde  Jolicoeur-Martineau et al. 2021 (arXiv 2105.14080)
 """
 

@@ -1,11 +1,12 @@
 """The adaptive solver of the reverse SDE of "Gotta Go Fast" (Jolicoeur-Martineau et al. 2021).
 
-Each sample has its own time and step size; one while loop takes the whole batch through the network
-until the last sample has arrived.
+Each sample has its own time and step size. One while loop takes the whole batch through the network
+until the last sample has arrived at eps.
 
-The noise of a rejected attempt is drawn anew, as published. Noise that opposes the drift passes
-more easily, so that samples come out too wide: the variance is a third too large in 4 dimensions,
-2 % in 64, and right in the many of an image, over all of which the error is a mean.
+As published, a rejected attempt is repeated with fresh noise. Noise that opposes the drift is
+accepted more often, so the samples are too widely spread: their variance is a third too large in 4
+dimensions and 2 % too large in 64. It is right for images, because the error is a mean over all of
+an image's dimensions.
 """
 
 from typing import Annotated, NamedTuple
@@ -21,15 +22,15 @@ from scorax.utils.progress import Observer, observe
 
 
 class AdaptiveStep(NamedTuple):
-    """One attempt of the adaptive solver; all but x and x_prev are (B,).
+    """The result of one attempt of the adaptive solver; all fields but x and x_prev are (B,).
 
     Attributes:
-      x: (B, *S), the state after the attempt; unchanged where it was rejected.
+      x: (B, *S), the state after the attempt; unchanged where the attempt was rejected.
       x_prev: (B, *S), the Euler-Maruyama estimate of the last accepted step.
       t: the time of x.
-      h: the step to try next, 0 at eps.
-      error: the error of the attempt, in tolerances.
-      accepted: whether that was at most 1.
+      h: the next step to try, 0 at eps.
+      error: the error of the attempt, in units of the tolerance.
+      accepted: whether the error was at most 1.
     """
 
     x: jax.Array
@@ -54,16 +55,16 @@ def adaptive_step(
     safety: float = 0.9,
     exponent: float = 0.9,
 ) -> AdaptiveStep:
-    """Euler-Maruyama and the improved Euler method on the same noise, compared.
+    """Compares Euler-Maruyama and the improved Euler method on the same noise.
 
     (Jolicoeur-Martineau et al. 2021, arXiv 2105.14080, algorithm 1.)
 
     Args:
       reverse: the reverse SDE.
-      x, x_prev, t, h: as of `AdaptiveStep`.
+      x, x_prev, t, h: see `AdaptiveStep`.
       z: (B, *S), standard normal, used by both stages.
       eps: last time.
-      abs_tol, rel_tol: tolerances of each element.
+      abs_tol, rel_tol: absolute and relative tolerance for each element.
       safety, exponent: the next step is safety h error^-exponent.
     """
 
@@ -106,19 +107,21 @@ def get_adaptive_sampler(
 ) -> Sampler:
     """The reverse SDE with a step size for each sample (Jolicoeur-Martineau et al. 2021).
 
-    All samples go through the network together until the last has arrived, so that each attempt
-    costs two evaluations of every sample. A sample that does not arrive, because its score is not
-    finite or the tolerance is out of reach, comes out as NaN.
+    All samples go through the network together until the last one has arrived at eps, so each
+    attempt costs two evaluations of every sample. A sample that does not arrive, because its score
+    is not finite or the tolerance is out of reach, is returned as NaN.
 
     Args:
-      sde, eps, t_start: as of `get_multistep_sampler`.
-      abs_tol: tolerance of each element; one 8-bit level is 0.0078 of data in [-1, 1].
+      sde, eps, t_start: see `get_multistep_sampler`.
+      abs_tol: absolute tolerance for each element; 0.0078 is one 8-bit level of data in [-1, 1].
       rel_tol: tolerance relative to the element.
-      h_init: first step, in time.
-      max_steps: attempts after which to give up.
+      h_init: first step, in units of t.
+      max_steps: give up after this many attempts.
       denoise: end with x + sigma^2 score at eps, as published, which costs one evaluation.
-      projection: imposes what is known, on the start and after each accepted step, and on the end.
-      observer: sees the samples whenever the last of them has come another fiftieth of the way.
+      projection: imposes what is known on the initial state, after each accepted step, and on the
+        result.
+      observer: sees the samples whenever the slowest sample has covered another fiftieth of the
+        way.
 
     Returns:
       `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
@@ -177,6 +180,6 @@ def get_adaptive_sampler(
 
 
 def _fiftieths(t: jax.Array, first: float, eps: float) -> jax.Array:
-    """How far the last of the samples has come, in whole fiftieths of the way: 0..49."""
+    """How far the slowest sample has come, in whole fiftieths of the way: 0..49."""
     done = (first - jnp.max(t)) / (first - eps)
     return jnp.clip(jnp.floor(50 * done), 0, 49).astype(jnp.int32)

@@ -1,7 +1,7 @@
 """DDIM, DPM-Solver++ and UniPC: one loop over the evaluations of a tableau.
 
-Time runs from t_start (noise) down to eps. With `denoise` the last of the steps is the jump from
-eps to x_0 = D, the limit of every method for sigma_s -> 0, which costs one evaluation.
+Time runs from t_start (noise) down to eps. With `denoise` the last step is the jump from eps to
+x_0 = D, the limit of every method for sigma_s -> 0. The jump costs one evaluation.
 """
 
 import functools
@@ -38,20 +38,22 @@ def get_multistep_sampler(
     """DDIM, DPM-Solver++ and UniPC: one evaluation for each step.
 
     Args:
-      sde: the SDE that the score belongs to.
-      steps: steps, and evaluations, in all.
-      grid, rho: a row of `TIME_GRIDS` and its parameter, if it has one.
-      order: 1, 2 or 3, evaluations that a step extrapolates from. A correction adds one to the
-        order of convergence.
-      midpoint: hold D at its extrapolation to the middle of a step, as DPM-Solver++ does in its
-        second-order methods (Lu et al. 2022, algorithm 2), instead of integrating the polynomial.
-      eta: 0 for the probability-flow ODE, 1 for the reverse SDE, or between or above.
+      sde: the SDE of the score.
+      steps: number of steps, each with one evaluation.
+      grid, rho: a row of `TIME_GRIDS` and its parameter, if the grid has one.
+      order: 1, 2 or 3, the number of evaluations from which a step extrapolates. A correction adds
+        one to the order of convergence.
+      midpoint: hold D at its extrapolation to the middle of a step, as the second-order methods of
+        DPM-Solver++ do (Lu et al. 2022, algorithm 2), instead of integrating the polynomial.
+      eta: 0 for the probability-flow ODE, 1 for the reverse SDE; other values >= 0 are valid too.
       correct: repeat each step once D at its end is known (UniC of Zhao et al. 2023).
       denoise: end with x_0, not with the state at eps.
-      eps: last time; None for the SDE's own t_min.
-      t_start: time of the `x_init` that the sampler is then called with; None for the noise at T.
-      projection: imposes what is known, on the start and after each evaluation, at the time that
-        has been reached (eps for x_0). What a correction keeps beside x is not projected.
+      eps: last time; None for the SDE's t_min.
+      t_start: start at this time, from the `x_init` with which the sampler is then called; None to
+        start from the noise at T.
+      projection: imposes what is known on the initial state and after each evaluation, at the time
+        that has been reached (eps for x_0). The second state that a correction keeps beside x is
+        not projected.
       observer: sees the samples about 50 times while the sampler runs.
 
     Returns:
@@ -63,7 +65,7 @@ def get_multistep_sampler(
     if order not in (1, 2, 3):
         raise ValueError(f"order={order} (sampling.order) must be 1, 2 or 3")
     if eta < 0 or (correct and eta > 0):
-        raise ValueError(f"eta={eta} must not be negative, and 0 for a method with corrections")
+        raise ValueError(f"eta={eta} must be at least 0, and must be 0 if steps are corrected")
     times = solver_times(sde, steps, grid, rho, denoise, eps, t_start)
     tableau = adams_tableau(sde, times, order, midpoint, eta, correct)
     return _get_tableau_sampler(sde, tableau, t_start, projection, observer)
@@ -88,7 +90,7 @@ def _get_tableau_sampler(
         times, noise, weights = (
             jnp.asarray(a, x.dtype) for a in (tableau.times, tableau.noise, tableau.weights)
         )
-        reached = times.at[-1].set(times[-2]) if to_data else times  # x_0 counts as at eps
+        reached = times.at[-1].set(times[-2]) if to_data else times  # x_0 is projected as if at eps
         move_on = functools.partial(arrive, loop_rng, projection, noisy)
 
         def step(i: jax.Array, carry: tuple) -> tuple:
@@ -119,15 +121,15 @@ def arrive(
     std: jax.Array | float,
     t: jax.Array,
 ) -> Pair:
-    """The state after i evaluations: noise is added, then what is known is imposed.
+    """Completes the state after i evaluations: adds noise, then imposes what is known.
 
     Args:
       rng: key of the whole loop.
-      projection: imposes what is known, if anything is.
+      projection: imposes what is known; None if nothing is known.
       noisy: whether the method adds noise at all.
-      i: evaluations so far.
+      i: number of evaluations so far.
       x_mean: (B, *S), the state without noise.
-      std: of the noise.
+      std: standard deviation of the noise.
       t: (), the time reached.
 
     Returns:
@@ -143,7 +145,7 @@ def arrive(
 
 
 def denoised(sde: SDE, score_fn: ScoreFn, x: jax.Array, t: jax.Array) -> jax.Array:
-    """E[x_0 | x_t = x] of x: (B, *S) at the one time t: (), by Tweedie's formula."""
+    """E[x_0 | x_t = x] by Tweedie's formula, for states x: (B, *S) at a common time t: ()."""
     times = jnp.full(len(x), t)
     mu, sigma = sde.marginal_coeffs(times)
     return batch_mul(1 / mu, x + batch_mul(sigma**2, score_fn(x, times)))

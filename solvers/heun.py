@@ -1,13 +1,13 @@
-"""The samplers of EDM for every SDE: Heun's rule, or Euler's, with churn.
+"""The samplers of EDM for every SDE: Heun's or Euler's rule, with churn.
 
 Source: Karras et al. 2022 (arXiv 2206.00364), algorithms 1 to 3. Their sigma is the level
-sigma / mu here, and their x is x / mu. A step is linear in a variable u of the level, u = 0 at the
-data, and moves X = s x / mu:
+sigma / mu here, and their x is x / mu. A step is linear in u, a function of the level with u = 0 at
+the data, and moves X = s x / mu:
 
     dX/du = p X - q D,   p = s^2 r,   q = s r,   r = d log(level) / du     (algorithm 1, line 4)
 
-with D the denoised x, u from a row of `SCHEDULES` and s from a row of `SCALINGS`. For u = level and
-s = 1, which is EDM's choice, the slope is (X - D) / level.
+where D is the denoised x, u comes from a row of `SCHEDULES` and s from a row of `SCALINGS`. For
+EDM's choice, u = level and s = 1, the slope is (X - D) / level.
 """
 
 import functools
@@ -29,12 +29,12 @@ from scorax.utils.progress import Observer, observe
 
 
 class Churn(NamedTuple):
-    """Noise that is added before each step (algorithm 2).
+    """The noise added before each step (algorithm 2).
 
     Attributes:
-      amount: S_churn; every step raises its level by up to amount / steps of itself.
-      lowest, highest: S_min and S_max, the levels between which it does.
-      noise: S_noise, factor of the noise added.
+      amount: S_churn; every step first raises the level by a fraction of at most amount / steps.
+      lowest, highest: S_min and S_max, the levels between which noise is added.
+      noise: S_noise, a factor of the added noise.
     """
 
     amount: float
@@ -43,18 +43,18 @@ class Churn(NamedTuple):
     noise: float
 
     def gamma(self, level: np.ndarray, steps: int) -> np.ndarray:
-        """The fraction by which each level of (n,) is raised, at most sqrt(2) - 1."""
+        """The fraction by which each of the levels (n,) is raised, at most sqrt(2) - 1."""
         within = (self.lowest <= level) & (level <= self.highest)
         return np.where(within, min(self.amount / steps, np.sqrt(2) - 1), 0.0)
 
 
 class Schedule(NamedTuple):
-    """The variable u in which steps are linear, u = 0 at the data; all functions of (n,) arrays.
+    """The variable u in which steps are linear, with u = 0 at the data.
 
     Attributes:
-      variable: u of the level.
-      level: the level of u.
-      rate: d log(level) / du.
+      variable: u as a function of the level, like all of these on (n,) arrays.
+      level: the level as a function of u.
+      rate: d log(level) / du as a function of u.
     """
 
     variable: Callable[[np.ndarray], np.ndarray]
@@ -81,7 +81,7 @@ def _own_schedule(sde: SDE) -> Schedule:
 
 
 class Points(NamedTuple):
-    """Points of the path, all (n,): dX/du = p X - q D with X = c x."""
+    """Points on the path, all fields (n,): dX/du = p X - q D with X = c x."""
 
     t: np.ndarray
     mu: np.ndarray
@@ -93,7 +93,7 @@ class Points(NamedTuple):
 
 
 def _points(sde: SDE, t: np.ndarray, schedule: Schedule, scaling: str) -> Points:
-    """The points at times t: (n,), as the score will see them."""
+    """The points at times t: (n,), rounded as the score will see them."""
     t = as_seen(t)
     mu, sigma = in_double(sde.marginal_coeffs, t)
     level = sigma / mu
@@ -104,15 +104,15 @@ def _points(sde: SDE, t: np.ndarray, schedule: Schedule, scaling: str) -> Points
 
 
 class Evaluations(NamedTuple):
-    """The evaluations of the score in their order, each field (m,) and in double precision.
+    """The evaluations of the score in order, each field (m,) and in double precision.
 
     Attributes:
-      t, p, q, c: of the point of the evaluation, see `Points`.
-      h: length of the step it belongs to, in u.
-      begins, ends: whether it is the first, and the last, of its step.
-      to_x: factor from X to the state x that the evaluation leads to.
-      reached: time of that state.
-      noise: standard deviation of the noise added there.
+      t, p, q, c: fields of `Points` at the evaluation.
+      h: length of the step to which the evaluation belongs, in u.
+      begins, ends: whether the evaluation is the first, or the last, of its step.
+      to_x: factor from X to x for the state to which the evaluation leads.
+      reached: time of the state to which the evaluation leads.
+      noise: standard deviation of the noise added to this state.
     """
 
     t: np.ndarray
@@ -136,16 +136,17 @@ def plan(
     scaling: str,
     churn: Churn,
 ) -> tuple[Evaluations, float, float]:
-    """The evaluations on a grid, and how the first of them is reached.
+    """Plans the evaluations on a grid of times, and the churn before the first of them.
 
     Args:
       sde: the SDE.
-      times: (n + 1,) as of `solver_times`.
-      order, alpha, schedule, scaling: as of `get_heun_sampler`.
+      times: (n + 1,), from `solver_times`.
+      order, alpha, schedule, scaling: see `get_heun_sampler`.
       churn: the noise added before each step.
 
     Returns:
-      The evaluations, and for the start the factor of x and the noise added to it.
+      The evaluations; the factor by which the initial x is multiplied; and the standard deviation
+      of the noise then added to it.
     """
     n, to_data = len(times) - 1, times[-1] == 0
     path = lookup(SCHEDULES, schedule, "schedule")(sde)
@@ -159,13 +160,13 @@ def plan(
     if to_data:
         u_next, c_next = np.append(u_next, 0.0), np.append(c_next, 1.0)
     h = u_next - hat.u
-    # x_0 counts as reached at the last time there is.
+    # x_0 is projected as if it were reached at the last positive time.
     ends = (
         np.append(raised[1:], 1.0) / c_next,
         np.append(hat.t[1:], cur.t[-1]),
         np.append(noise[1:], 0),
     )
-    corrected = n - to_data if order == 2 else 0  # the jump to the data is Euler's
+    corrected = n - to_data if order == 2 else 0  # the jump to the data is an Euler step
     prime = points(times_of(sde, path.level((hat.u + alpha * h)[:corrected])))
     rows = []
     for i, end in enumerate(zip(*ends, strict=True)):
@@ -200,20 +201,21 @@ def get_heun_sampler(
 ) -> Sampler:
     """The samplers of EDM (Karras et al. 2022, algorithms 1 to 3) on the levels sigma / mu.
 
-    Two evaluations for each step, and one for the jump to x_0 that ends them: 2 steps - 1 in all.
+    Heun's rule takes two evaluations for each step, but the last step, the jump to x_0, takes only
+    one: 2 steps - 1 in all.
 
     Args:
-      sde, steps, grid, rho, denoise, eps, t_start, projection, observer: as of
+      sde, steps, grid, rho, denoise, eps, t_start, projection, observer: see
         `few_step.get_multistep_sampler`.
-      s_churn: noise added before each step, which raises the level by at most s_churn / steps of
-        itself and never by more than sqrt(2) - 1. Unless s_max forbids it, the first may lead past
-        T.
+      s_churn: amount of noise added before each step. It raises the level by a fraction of at most
+        s_churn / steps, and never more than sqrt(2) - 1. Unless s_max prevents it, the noise added
+        before the first step may lead to a time beyond T.
       s_min, s_max: levels sigma / mu between which noise is added.
-      s_noise: factor of that noise.
+      s_noise: factor of the added noise.
       order: 2 for Heun's rule; 1 for Euler's, with one evaluation for each step.
-      alpha: where in a step its second evaluation lies; 1 for the end.
-      schedule: a row of `SCHEDULES`, the variable that steps are linear in. "linear" is EDM's
-        choice, "sqrt" the published VE, "sde" the SDE's own time.
+      alpha: position of the second evaluation within its step; 1 for the end.
+      schedule: a row of `SCHEDULES`, the variable in which steps are linear: "linear" is EDM's
+        choice, "sqrt" is the published choice for VE, "sde" is the SDE's own time.
       scaling: a row of `SCALINGS`, "none" or "vp".
 
     Returns:
@@ -247,7 +249,7 @@ def get_heun_sampler(
         move_on = functools.partial(arrive, loop_rng, projection, s_churn > 0)
 
         def evaluate(k: jax.Array, carry: tuple) -> tuple:
-            """One evaluation: with d_cur on to t_prime, or with d_prime to the end of the step."""
+            """Moves to t_prime along d_cur, or to the end of the step along d_cur and d_prime."""
             x, _, x_hat, d_cur = carry
             d = at.p[k] * (at.c[k] * x) - at.q[k] * denoised(sde, score_fn, x, at.t[k])
             x_hat, d_cur = jax.tree.map(

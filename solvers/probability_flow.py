@@ -2,21 +2,22 @@
 
     dx/dt = f(x, t) - g(t)^2 score(x, t) / 2                     (Song et al. 2021, eq. 13)
 
-has the marginals of the SDE at every t and no noise: integrated from t = T down to eps it maps
-latents z ~ N(0, prior_std^2 I) to samples, from eps up to T it maps data to their latents.
-`Integrator` is the one routine that integrates it, here and for likelihoods: an adaptive
-Runge-Kutta method of diffrax, compiled with the network in one program.
+has the same marginals as the SDE at every t, but no noise. Integrated from t = T down to eps it
+maps latents z ~ N(0, prior_std^2 I) to samples; integrated from eps up to T it maps data to their
+latents. Samplers, encoders and likelihoods all integrate it with `Integrator`, an adaptive
+Runge-Kutta method of diffrax that is compiled with the network into one program.
 
-Error control. With "batch", every sample makes the same steps, chosen so that the root mean square
-of error / (atol + rtol |x|) over the whole batch stays below 1: that of scipy's RK45 on one long
-vector, as in score_sde. A sample then depends a little on the others, and a hard one among many
-easy ones is integrated less exactly than asked for. With "sample", each has steps and a tolerance
-of its own and depends on nothing else, apart from rounding. All of them still go through the
-network together until the last is done, so that the slowest sets the time.
+Error control. With "batch", all samples take the same steps, chosen so that the root mean square of
+error / (atol + rtol |x|) over the whole batch stays below 1, as when score_sde applies scipy's RK45
+to the batch as one long vector. Each sample then depends slightly on the others, and a hard sample
+among many easy ones is integrated less accurately than requested. With "sample", each sample has
+its own steps and meets the tolerance on its own, so it depends on the others only through rounding.
+All samples still go through the network together until the last one is done, so the slowest sample
+determines the run time.
 
-Evaluations are counted as the network sees them, those of rejected steps included: 2 to choose the
-first step, 1 for its first stage, and 6 more for every step, because the last stage of an accepted
-step is the first of the next. They are counted for the slowest sample.
+Evaluations are counted as the network sees them, including the evaluations of rejected steps: 2 to
+choose the first step, 1 for its first stage, and 6 more for every step, because the last stage of
+an accepted step is the first stage of the next. The count is for the slowest sample.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from scorax.utils.options import Option, OptionsOf
 from scorax.utils.progress import Observer, observe
 
 Tree = Any
-# (t: (B,), y: a tree of arrays (B, ...)) -> dy/dt, a tree like y
+# (t: (B,), y: tree of arrays (B, ...)) -> dy/dt, a tree of the same structure as y
 Field = Callable[[jax.Array, Tree], Tree]
 
 
@@ -46,8 +47,8 @@ class Integrator:
     Attributes:
       solver: a row of `ODE_SOLVERS`.
       rtol, atol: relative and absolute tolerance of a step.
-      error_control: "batch" or "sample"; see the module.
-      max_steps: steps after which to give up, rejected ones included.
+      error_control: "batch" or "sample"; see the module docstring.
+      max_steps: give up after this many steps, including rejected ones.
 
     Raises:
       ValueError: for an unknown name or a number out of range.
@@ -71,18 +72,18 @@ class Integrator:
             raise ValueError(f"max_steps={self.max_steps} must be at least 1")
 
     def __call__(self, field: Field, y: Tree, t_from: float, t_to: float) -> tuple[Tree, jax.Array]:
-        """Carries y from one time to the other, in either direction.
+        """Integrates y from one time to another, forwards or backwards.
 
-        A failure, which is a field that is not finite or jumps, or too many steps, ends the
-        program with an error that names the time reached.
+        If the integration fails, because the field is not finite or jumps or because it takes too
+        many steps, the program ends with an error that names the time reached.
 
         Args:
           field: the right-hand side.
-          y: a tree of arrays with the same leading axis (B, ...).
+          y: tree of arrays with a common leading axis, (B, ...).
           t_from, t_to: the two times.
 
         Returns:
-          y at `t_to`, and the evaluations of the field: () int32.
+          y at `t_to`, and the number of evaluations of the field, () int32.
         """
         solve = lambda f, y: self._solve(f, y, t_from, t_to)  # noqa: E731
         y, outcome = ERROR_CONTROLS[self.error_control](solve, field, y)
@@ -91,7 +92,7 @@ class Integrator:
         return y, 2 + outcome["first_stages"].max() + (stages - 1) * outcome["steps"].max()
 
     def _solve(self, f: Field, y: Tree, t_from: float, t_to: float) -> tuple[Tree, dict]:
-        """One solve with one sequence of steps: y at the end, and what became of it."""
+        """One solve with one sequence of steps: y at the end, and the outcome."""
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, y, _: f(t, y)),
             ODE_SOLVERS[self.solver](),
@@ -116,12 +117,13 @@ class Integrator:
 
 
 class _Controller(diffrax.PIDController):
-    """diffrax's controller, with a first step chosen from the field, which gives up in time.
+    """diffrax's step size controller, which also chooses the first step and gives up in time.
 
-    diffrax repeats a step that is not finite with ever shorter ones; this one ends when rounding
-    would swallow them. Every attempt at the first step evaluates its first stage; later steps have
-    it from the step before. The state is that of diffrax, whether no step has been accepted yet,
-    the first stages evaluated, and whether the last candidate for y was finite.
+    The first step is chosen from the field. If a step is not finite, diffrax tries ever shorter
+    steps; this controller gives up once a step is so short that rounding would swallow it. Every
+    attempt at the first step evaluates its first stage, while later steps reuse the last stage of
+    the step before. The state holds diffrax's own state, whether no step has been accepted yet, the
+    number of first stages evaluated, and whether the last candidate for y was finite.
     """
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):  # noqa: ANN001, ANN201
@@ -133,7 +135,7 @@ class _Controller(diffrax.PIDController):
     def _first_step(
         self, slope: Field, t0: jax.Array, t1: jax.Array, y0: Tree, order: float
     ) -> jax.Array:
-        """Two evaluations tell how far to go (Hairer, Norsett & Wanner 1993, section II.4)."""
+        """Chooses the first step with two evaluations (Hairer, Norsett & Wanner 1993, II.4)."""
         scale = jax.tree.map(lambda y: self.atol + self.rtol * jnp.abs(y), y0)
         size = lambda y: self.norm(jax.tree.map(jnp.divide, y, scale))  # noqa: E731
         y_size = size(y0)
@@ -148,7 +150,7 @@ class _Controller(diffrax.PIDController):
             f = slope(t0 + h, jax.tree.map(lambda y, f: y + h * f, y0, f))
             return f, f
 
-        # A scan, so that the network is compiled once for both.
+        # A scan, so that the network is compiled once for both evaluations.
         _, fs = lax.scan(evaluate, jax.tree.map(jnp.zeros_like, y0), jnp.arange(2, dtype=t0.dtype))
         first, second = (jax.tree.map(lambda f, k=k: f[k], fs) for k in range(2))
         h = rough(first)
@@ -156,7 +158,7 @@ class _Controller(diffrax.PIDController):
         flat = slope_size <= 1e-15
         fine = jnp.where(flat, jnp.maximum(1e-6, 1e-3 * h), (0.01 / slope_size) ** (1 / order))
         h = jnp.minimum(jnp.minimum(100 * h, fine), t1 - t0)
-        # Where the field is not finite, shorter steps will find out how far it is.
+        # If the field is not finite, shorter steps will find out how far it stays finite.
         return jnp.where(jnp.isfinite(h), h, 1e-3 * (t1 - t0))
 
     def adapt_step_size(  # noqa: ANN201
@@ -174,17 +176,18 @@ class _Controller(diffrax.PIDController):
 
 
 def _solve_batch(solve: Callable, field: Field, y: Tree) -> tuple[Tree, dict]:
-    """The whole batch is one state."""
+    """Solves for the whole batch as one state."""
     n = len(jax.tree.leaves(y)[0])
     return solve(lambda t, y: field(jnp.full((n,), t), y), y)
 
 
 def _solve_samples(solve: Callable, field: Field, y: Tree) -> tuple[Tree, dict]:
-    """Each sample is a state, but the field sees all of them together."""
+    """Solves for each sample as a state of its own, but evaluates the field on the whole batch."""
     n = len(jax.tree.leaves(y)[0])
-    # What the field closes over may be per sample too (labels, measurements), so that it cannot be
-    # mapped: one sample stands for it, and mapping that calls the field on the batch. Arrays it
-    # closes over become arguments, because JAX lets no such rule close over traced ones.
+    # The field cannot itself be mapped over samples, because it may close over arrays with one
+    # entry per sample (labels, measurements). `one` therefore stands for the field on one sample,
+    # and its batching rule calls the field on the whole batch. The arrays that the field closes
+    # over become arguments, because a custom batching rule must not close over traced arrays.
     jaxpr = jax.make_jaxpr(field)(jnp.zeros((n,)), y)
 
     @jax.custom_batching.custom_vmap
@@ -201,7 +204,7 @@ def _solve_samples(solve: Callable, field: Field, y: Tree) -> tuple[Tree, dict]:
 
 
 def _check(outcome: dict, integrator: Integrator, interval: tuple[float, float]) -> None:
-    """Ends a program whose integration has failed: the only callback, and made only then."""
+    """Ends the program if an integration has failed; calls back to the host only then."""
     outcome = {name: jnp.reshape(value, -1) for name, value in outcome.items()}
     worst = jnp.argmax(outcome["failed"])
     time, finite, steps = (outcome[name][worst] for name in ("time", "finite", "steps"))
@@ -252,10 +255,11 @@ def get_ode_sampler(
     """The sampler that integrates the probability-flow ODE (Song et al. 2021, section 4.3).
 
     Args:
-      sde: the SDE that the score belongs to.
-      denoise: end with one reverse-diffusion step without its noise at eps, as score_sde does.
-      eps: last time; None for the SDE's own t_min.
-      t_start: time of the `x_init` that the sampler is then called with; None for the noise at T.
+      sde: the SDE of the score.
+      denoise: end with one noiseless reverse-diffusion step at eps, as score_sde does.
+      eps: last time; None for the SDE's t_min.
+      t_start: start at this time, from the `x_init` with which the sampler is then called; None to
+        start from the noise at T.
       projection: must be None.
       observer: sees the samples once, at the end.
       **integrator: fields of `Integrator`.
@@ -264,8 +268,8 @@ def get_ode_sampler(
       `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
 
     Raises:
-      ValueError: for a parameter out of range, and for a projection: the adaptive solver needs a
-        smooth path.
+      ValueError: for a parameter out of range, and for any projection, because the adaptive solver
+        needs a smooth path.
     """
     first, eps = sde.sampling_interval(eps, t_start)
     if projection is not None:
@@ -299,11 +303,11 @@ def get_encoder(
     t_start: float | None = None,
     **integrator: Annotated[Any, OptionsOf(Integrator)],
 ) -> Callable[[ScoreFn, jax.Array], tuple[jax.Array, jax.Array]]:
-    """The map of data to latents.
+    """The map from data to latents.
 
     Args:
-      sde: the SDE that the score belongs to.
-      eps: time at which the data are taken to be; None for the SDE's own t_min.
+      sde: the SDE of the score.
+      eps: time assigned to the data; None for the SDE's t_min.
       t_start: time of the latents; None for T.
       **integrator: fields of `Integrator`.
 
@@ -332,10 +336,10 @@ def get_decoder(
 
 
 def interpolate(z_a: jax.Array, z_b: jax.Array, weights: jax.Array) -> jax.Array:
-    """Latents on the way from one to another, along the sphere (Shoemake 1985).
+    """Interpolates between two latents along the sphere (Shoemake 1985).
 
-    Gaussian latents lie close to a sphere, and a straight line would pass through its inside,
-    where no latent is. Where the norms differ they are interpolated linearly.
+    Gaussian latents lie close to a sphere, and a straight line would pass through its inside, where
+    there are no latents. The norms are interpolated linearly.
 
     Args:
       z_a, z_b: latents, each (*S).
@@ -348,11 +352,11 @@ def interpolate(z_a: jax.Array, z_b: jax.Array, weights: jax.Array) -> jax.Array
     norm_a, norm_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
     unit_a, unit_b = a / norm_a, b / norm_b
     w = jnp.asarray(weights)[:, None]
-    # In this form the angle is exact for nearly parallel latents as well.
+    # This form of the angle is exact for nearly parallel latents too.
     angle = 2 * jnp.arctan2(jnp.linalg.norm(unit_a - unit_b), jnp.linalg.norm(unit_a + unit_b))
     arc = (jnp.sin((1 - w) * angle) * unit_a + jnp.sin(w * angle) * unit_b) / jnp.sin(angle)
     arc = ((1 - w) * norm_a + w * norm_b) * arc
-    line = (1 - w) * a + w * b  # also between opposite latents, which no one arc joins
+    line = (1 - w) * a + w * b  # for parallel latents, and opposite ones, which no unique arc joins
     return jnp.where(jnp.sin(angle) < 1e-6, line, arc).reshape(-1, *z_a.shape)
 
 

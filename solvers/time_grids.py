@@ -1,8 +1,8 @@
-"""The times at which the few-step solvers evaluate the score: grids are data.
+"""The times at which the few-step solvers evaluate the score.
 
-A row of TIME_GRIDS is a function (sde, n, t_start, eps, rho) -> (n + 1,) falling times from t_start
-to eps, in NumPy and double precision. Most are rules for the level sigma / mu, the noise on x / mu,
-which is EDM's sigma and e^(-lambda); the SDE translates it into its time.
+A row of TIME_GRIDS is a function (sde, n, t_start, eps, rho) -> (n + 1,) descending times from
+t_start to eps, in NumPy and double precision. Most grids are rules for the level sigma / mu, the
+noise on x / mu, which is EDM's sigma and e^(-lambda); the SDE translates levels into times.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from scorax.utils.arrays import lookup
 
 
 def in_double(f: Callable, t: np.ndarray) -> Any:
-    """f of an array, elementwise, now and in double precision whatever is being traced around it.
+    """Evaluates an elementwise f on an array in double precision, immediately even under a trace.
 
-    The array is padded, so that a few shapes are compiled and not one for every number of steps.
+    The array is padded, so that a few shapes are compiled instead of one for every number of steps.
     """
     padded = np.resize(t, -(-t.size // 64) * 64)
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
@@ -34,27 +34,27 @@ def levels_of(sde: SDE, t: np.ndarray) -> np.ndarray:
 
 
 def times_of(sde: SDE, levels: np.ndarray) -> np.ndarray:
-    """The times at which sigma / mu has the given values, inverse of `levels_of`."""
+    """The times at which sigma / mu has the given values: the inverse of `levels_of`."""
     return in_double(sde.time_of_log_snr, -2 * np.log(levels))
 
 
 def as_seen(t: np.ndarray) -> np.ndarray:
-    """Times as the score will see them: rounded to float32 unless jax computes in double."""
+    """Times as the score will see them: rounded to float32 unless JAX's double precision is on."""
     return t.astype(jax.dtypes.canonicalize_dtype(np.float64)).astype(np.float64)
 
 
 def uniform_times(sde: SDE, n: int, t_start: float, eps: float, rho: float = 7.0) -> np.ndarray:
-    """Equal steps of t."""
+    """Equal steps in t."""
     return np.linspace(t_start, eps, n + 1)
 
 
 def log_snr_times(sde: SDE, n: int, t_start: float, eps: float, rho: float = 7.0) -> np.ndarray:
-    """Equal steps of log-SNR."""
+    """Equal steps in log-SNR."""
     return _between(sde, t_start, eps, lambda first, last: np.geomspace(first, last, n + 1))
 
 
 def edm_times(sde: SDE, n: int, t_start: float, eps: float, rho: float = 7.0) -> np.ndarray:
-    """Equal steps of (sigma / mu)^(1 / rho) (Karras et al. 2022, eq. 5)."""
+    """Equal steps in (sigma / mu)^(1 / rho) (Karras et al. 2022, eq. 5)."""
 
     def levels(first: float, last: float) -> np.ndarray:
         return np.linspace(first ** (1 / rho), last ** (1 / rho), n + 1) ** rho
@@ -66,7 +66,7 @@ def iddpm_times(sde: SDE, n: int, t_start: float, eps: float, rho: float = 7.0) 
     """Equal steps in the index of iDDPM's noise levels (Karras et al. 2022, table 1)."""
 
     def levels(first: float, last: float) -> np.ndarray:
-        slack = 1 + 1e-6  # an end that is itself a level has been through a time and back
+        slack = 1 + 1e-6  # an end that is a level was rounded on the way to a time and back
         u = iddpm_sigmas()
         u = u[(u <= first * slack) & (u >= last / slack)]
         if n == 0 or len(u) == 0:
@@ -79,7 +79,7 @@ def iddpm_times(sde: SDE, n: int, t_start: float, eps: float, rho: float = 7.0) 
 def _between(
     sde: SDE, t_start: float, eps: float, levels: Callable[[float, float], np.ndarray]
 ) -> np.ndarray:
-    """The times of the levels between those of t_start and eps, with these two ends exactly."""
+    """The times of the levels from t_start to eps, with exactly t_start and eps as the ends."""
     times = times_of(sde, levels(*levels_of(sde, np.array([t_start, eps]))))
     times[-1] = eps
     times[0] = t_start
@@ -95,10 +95,10 @@ def solver_times(
     eps: float | None,
     t_start: float | None,
 ) -> np.ndarray:
-    """The (steps + 1,) times of a solver in double precision; with `denoise` the last of them is 0.
+    """The times of a solver: (steps + 1,), in double precision; with `denoise` the last one is 0.
 
-    They are rounded as they will reach the score, so that the coefficients are those of the times
-    at which it is evaluated.
+    The times are rounded as the score will see them, so that coefficients computed from them
+    belong to exactly the times at which the score is evaluated.
 
     Raises:
       ValueError: for a number out of range or an unknown grid.
