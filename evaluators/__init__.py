@@ -28,6 +28,7 @@ from scorax.evaluators.samples import evaluate_samples, read_settings
 from scorax.evaluators.task import Evaluator
 from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
 from scorax.likelihood import get_likelihood_fn
+from scorax.metrics.feature_sets import METRICS
 from scorax.solvers.probability_flow import get_encoder
 from scorax.utils.arrays import lookup
 
@@ -138,7 +139,7 @@ _ROWS = (
     Evaluator(
         "fd",
         evaluate_fd,
-        (*_SAMPLES, "eval.features", "eval.inception_path", "eval.stats"),
+        (*_SAMPLES, METRICS, "eval.features", "eval.inception_path", "eval.stats"),
         check_fd,
         after=("samples",),
     ),

@@ -4,6 +4,8 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 
+import ml_collections
+
 from scorax.datasets import get_source
 from scorax.evaluators.context import Numbers, TaskContext
 from scorax.evaluators.samples import read_archive
@@ -13,6 +15,7 @@ from scorax.metrics.feature_sets import METRICS, Features, Statistics
 from scorax.utils import parallel
 from scorax.utils.arrays import lookup
 from scorax.utils.logging import progress_bar
+from scorax.utils.options import configured
 from scorax.utils.rounds import Arrays
 
 _log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ def evaluate_fd(context: TaskContext) -> Numbers:
         "num_reference": int(reference.num),
         "reference": reference.provenance["dataset"] + " " + reference.provenance["split"],
     }
-    report |= _measure(found, reference, extractor.distance_name)
+    report |= _measure(context.config, found, reference, extractor.distance_name)
     fewest = min(n, report["num_reference"])
     if fewest <= len(reference.mean):
         report["warning"] = (
@@ -54,12 +57,15 @@ def evaluate_fd(context: TaskContext) -> Numbers:
     return report
 
 
-def _measure(found: Features, reference: Statistics, distance_name: str) -> Numbers:
+def _measure(
+    config: ml_collections.ConfigDict, found: Features, reference: Statistics, distance_name: str
+) -> Numbers:
     """The numbers of all metrics, and why there are none of some."""
     numbers, left_out = {distance_name: METRICS["fd"](found, reference)["fd"]}, {}
     for name, metric in METRICS.items():
+        options = configured(metric, config)
         try:
-            numbers |= metric(found, reference) if name != "fd" else {}
+            numbers |= metric(found, reference, **options) if name != "fd" else {}
         except ValueError as e:
             _log.info("fd: %s is left out: %s", name, e)
             left_out[name] = str(e)
@@ -101,6 +107,8 @@ def check_fd(experiment: Experiment) -> None:
     """Finds missing files; a classifier is left alone, because it may have to be trained first."""
     e = experiment.config.eval
     lookup(features.FEATURES, e.features, "features (eval.features)")
+    for metric in METRICS.values():
+        configured(metric, experiment.config)
     if e.num_samples < 2:
         raise ValueError(f"eval.num_samples={e.num_samples}: the task fd needs 2 or more")
     if e.stats and not os.path.isfile(e.stats):

@@ -285,10 +285,10 @@ def _needed(array: np.ndarray | None, metric: str, what: str) -> np.ndarray:
     return array
 
 
-# name -> (features of the samples, statistics of the reference) -> numbers for the report. The
-# numbers of neighbours k are taken from the papers. The "inception_score" works with the logits of
-# any classifier.
-METRICS: dict[str, Callable[[Features, Statistics], dict[str, float]]] = {
+# name -> (features of the samples, statistics of the reference, options) -> numbers for the report.
+# The numbers of neighbours k are taken from the papers. The "inception_score" works with the logits
+# of any classifier.
+METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "fd": _fd,
     "kid": _kid,
     "inception_score": _inception_score,

@@ -206,11 +206,13 @@ def _model_class(m: ml_collections.ConfigDict) -> type[nn.Module]:
 def _embedding_type(m: ml_collections.ConfigDict) -> str:
     """What the network does with its labels: "fourier", "positional", or "index" into a table.
 
-    NCSN++ is told; the other networks know it themselves.
+    NCSN++ is told; other networks know it themselves, or take any number: "none".
     """
     cls = _model_class(m)
     fields = {f.name for f in dataclasses.fields(cls)}
-    return m.embedding_type if "embedding_type" in fields else cls.embedding_type
+    return (
+        m.embedding_type if "embedding_type" in fields else getattr(cls, "embedding_type", "none")
+    )
 
 
 def get_score_fn(
@@ -265,7 +267,9 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
     row = config.model.parametrization
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
-    kwargs["dtype"] = lookup(DTYPES, config.model.dtype, "dtype (model.dtype)")
+    dtype = lookup(DTYPES, config.model.dtype, "dtype (model.dtype)")
+    if "dtype" in fields:
+        kwargs["dtype"] = dtype
     if "centered" in fields:
         kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS  # it scales
     if "log_labels" in fields:
