@@ -1,16 +1,27 @@
-"""What every test runs under: eight virtual CPU devices, strict shapes, fixed seeds.
+"""What every test runs under: eight virtual CPU devices, strict shapes, fixed seeds, one cache.
+
+Most of the suite's time goes into compiling programs that run once, so XLA is told to compile fast
+rather than well, and no program is compiled twice: the workers share a folder of compiled programs.
+It is removed at the end; set JAX_COMPILATION_CACHE_DIR to keep one from run to run.
 
 The environment has to be set before anything imports jax, which is why it is set here and not in a
 fixture.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    ).strip()
+for flag in ("--xla_force_host_platform_device_count=8", "--xla_cpu_use_fusion_emitters=false"):
+    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -20,6 +31,7 @@ from golden import nhwc  # noqa: E402
 
 # A shape that broadcasts only by luck, (B,) against (B, H, W, C), must fail and not compute.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +42,15 @@ def fixed_numpy_seed():
 
 @pytest.fixture(scope="module")
 def compile_fast():
-    """For modules that compile many functions and run each of them once or twice."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    """What every test does; for the modules that still ask for it."""
+
+
+@pytest.fixture(scope="module")
+def compile_well():
+    """For modules whose programs run for longer than they take to compile."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -27,8 +27,6 @@ from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.weights import formats
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 STEPS = 60
 TRAINING = {"n_iters": STEPS, "batch_size": 64, "log_freq": 30, "eval_freq": 30}
 TRAINING |= {"snapshot_freq": 30, "snapshot_freq_for_preemption": 30}

@@ -14,7 +14,6 @@ from scorax.models.utils import PARAMETRIZATIONS, get_model, get_parametrization
 from scorax.noise_levels import get_level_fn
 from scorax.sde_lib import get_sde
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 CLASSES = 5
 # Of two channels a group: a norm of one takes out what the embedding adds to it.
 FIELDS = {"ch_mult": (2,), "attn_resolutions": ()}

@@ -28,7 +28,6 @@ from scorax.utils.checkpoints import Checkpoints
 from scorax.weights import formats, torch_files
 from scorax.weights.state_dicts import published_names
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 CHECKPOINTS = FOLDER / "checkpoints"
 WITH_OPTIMIZER = ["score_sde_pytorch", "score_sde_pytorch_ddpmpp_vp", "score_sde_flax_msgpack"]
 UNETS = {  # directory -> widths of its levels, and where it has attention

@@ -10,8 +10,6 @@ from networks import inputs, random_network, shapes_of, tiny
 from scorax.models.layers import NORMALIZATIONS
 from scorax.models.utils import get_model, init_model
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def test_golden():
     z = load("model_e_ddpm_vp")

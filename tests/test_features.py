@@ -12,8 +12,6 @@ from scorax.metrics import features, judge
 from scorax.metrics.feature_sets import Features, Statistics
 from scorax.weights import formats
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 COMMON = {"dataset": "digits", "image_size": 8, "num_channels": 1}
 
 

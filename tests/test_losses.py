@@ -48,7 +48,6 @@ from scorax.noise_levels import (
 )
 from scorax.sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 
 

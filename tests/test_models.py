@@ -15,8 +15,6 @@ from scorax.weights.state_dicts import (
     to_torch_state_dict,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def kinds(*fast):
     """The networks, of those of NCSNv2, which differ in depth, one; all but the fast are slow."""

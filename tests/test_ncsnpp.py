@@ -15,7 +15,6 @@ from scorax.models.ncsnpp import CHOICES, NCSNpp
 from scorax.models.utils import get_model, init_model
 from scorax.weights.state_dicts import from_torch_state_dict
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 GOLDEN = [
     "model_a_ncsnpp_ve_cifar10",
     "model_b_ncsnpp_ve_ffhq",

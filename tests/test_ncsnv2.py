@@ -20,8 +20,6 @@ from scorax.models.utils import get_model, get_parametrization, init_model
 from scorax.sde_lib import get_sde
 from scorax.weights.state_dicts import from_flax_params
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def normal(*shape):
     return np.random.default_rng(0).standard_normal(shape)

@@ -9,8 +9,6 @@ import pytest
 
 from scorax.models.noise_classifier import NoiseClassifier
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def inputs(size=8, channels=1):
     x = np.random.default_rng(0).standard_normal((3, size, size, channels))

@@ -23,7 +23,6 @@ from scorax.models.utils import (
 from scorax.sde_lib import SDES, VESDE, get_sde, iddpm_sigmas
 from scorax.utils.arrays import batch_mul
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 
 

@@ -13,8 +13,6 @@ from scorax.conditioning.guidance import classifier_guidance
 from scorax.models.wideresnet import CIFAR10_MEAN, CIFAR10_STD, WideResnet
 from scorax.sde_lib import VESDE
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 PUBLISHED = {"color_mean": CIFAR10_MEAN, "color_std": CIFAR10_STD}
 
 
