@@ -52,7 +52,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """Convolution with SAME padding; with `stride` 2 and even sizes, the first window starts at pixel 0.
+    """Convolution with SAME padding; for even sizes and `stride` 2, windows start at pixel 0.
 
     Attributes:
       init_scale: scale of the kernel's `default_init`; ignored if `kernel_init` is given.
