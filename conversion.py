@@ -1,8 +1,8 @@
-"""Published weights in, as a checkpoint of a run; and a run's averaged weights out.
+"""Imports published weights as a checkpoint of a run, and exports a run's averaged weights.
 
-`weights.readers` has the formats that are read. Three of them are written as well, with step and
-config, so that what was written here is read back as it was: diffusers, safetensors under the names
-of score_sde_pytorch, and our own exported weights.
+`weights.readers` reads the formats. Three of them can be written as well: diffusers, safetensors
+under the names of score_sde_pytorch, and our exported weights. Files written here also hold the
+step and the config, so reading them back restores the same weights, step and config.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ Config = ml_collections.ConfigDict
 
 
 def to_state(experiment: Experiment, weights: Weights) -> tuple[State, list[str]]:
-    """The state from which training goes on, and notes on what the weights do not hold.
+    """The state from which training continues, and notes on what is missing from the weights.
 
-    The learning rate goes on at the step of the weights, whatever becomes of the moments.
+    The learning-rate schedule continues at the step of the weights, even if Adam starts afresh.
     """
     config, moments = experiment.config, weights.moments
     notes = []
     if weights.params is weights.params_ema:
-        notes.append("the source has one set of weights; training would go on from these")
+        notes.append("the source has one set of weights; training would continue from these")
     if moments is None:
         notes.append("the source has no optimizer state; Adam would start afresh")
     if weights.ema_rate is not None and not np.isclose(weights.ema_rate, config.model.ema_rate):
@@ -58,25 +58,25 @@ def to_state(experiment: Experiment, weights: Weights) -> tuple[State, list[str]
     opt_state = jax.device_get(jax.jit(experiment.optimizer.init)(weights.params))
     kinds = (optax.ScaleByScheduleState, optax.ScaleByAdamState)
     opt_state = jax.tree.map(fill, opt_state, is_leaf=lambda node: isinstance(node, kinds))
-    model_state = experiment.state_shapes.model_state  # no network has any arrays
+    model_state = experiment.state_shapes.model_state  # empty: networks have only parameters
     step = np.int32(weights.step)
     return State(step, weights.params, opt_state, model_state, weights.params_ema), notes
 
 
 def import_checkpoint(source: str, config: Config, workdir: str) -> list[str]:
-    """Writes the checkpoint of a run from published weights.
+    """Writes published weights as the checkpoint of a new run.
 
     Args:
       source: path of the weights, see `read_weights`.
       config: the experiment.
-      workdir: directory of the run, which must have no checkpoint.
+      workdir: directory of the run, which must not have a checkpoint yet.
 
     Returns:
       Lines that say what was done.
 
     Raises:
-      ValueError: for weights that cannot be read, or are not those of the config; nothing is
-        written then.
+      ValueError: for weights that cannot be read or do not match the config, before anything is
+        written.
     """
     experiment = build(config)
     directory = os.path.join(workdir, "checkpoints")
@@ -86,7 +86,7 @@ def import_checkpoint(source: str, config: Config, workdir: str) -> list[str]:
     step = int(state.step)
     keep_period = config.training.snapshot_freq
     with contextlib.closing(Checkpoints(directory, keep_period)) as checkpoints:
-        # A step reads one batch, so that the data go on where as many steps have left them.
+        # Each step reads one batch, so after `step` steps this is the next batch.
         checkpoints.save(step, state, {"next_batch": step}, config)
     n = sum(x.size for x in jax.tree.leaves(state.params))
     return [f"{os.path.join(directory, str(step))}: {n:,} parameters, step {step}", *notes]
@@ -97,7 +97,7 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
 
     Args:
       workdir: directory of the run.
-      config: its config.
+      config: config of the run.
       format: a row of `WRITERS`.
       target: path of the file or directory to write, which must not exist.
 
@@ -105,7 +105,8 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
       Lines that say what was done.
 
     Raises:
-      ValueError: if there is no checkpoint of this config, or the format has no such network.
+      ValueError: if there is no checkpoint that matches the config, or the format cannot describe
+        this kind of network.
     """
     writer = lookup(WRITERS, format, "format (--to)")
     if os.path.lexists(target):
@@ -119,7 +120,7 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
 def _write_diffusers(
     target: str, params: Tree, config: Config, metadata: Mapping[str, str]
 ) -> None:
-    """A UNet2DModel and the pipeline that samples from it as the paper does."""
+    """Writes a UNet2DModel, and a pipeline that samples from it as in the paper."""
     scheduler = {
         "_class_name": "ScoreSdeVeScheduler",
         "correct_steps": config.sampling.n_steps_each,

@@ -1,9 +1,10 @@
-"""Data sets as endless streams of batches, and the one conversion into the model's range.
+"""Data sets as endless streams of batches, converted into the model's range.
 
-A stream is numbered: position i holds one example, with its own flip and its own dequantisation
-noise, all functions of `config.seed` and i. Batch k is positions kB ... (k+1)B - 1, and process p
-of P reads every P-th of them, from p on. So a stream is the same on any number of processes,
-devices and threads, and the number of the next batch is all there is to save.
+Positions in a stream are numbered. Position i holds one example with its own flip and its own
+dequantisation noise, all functions of `config.seed` and i. Batch k consists of positions kB ...
+(k+1)B - 1, and process p of P reads every P-th of them, starting with the p-th. A stream is
+therefore the same for any number of processes, devices and threads, and its whole state is the
+number of the next batch.
 
 Images are NHWC, float32, in [0, 1] or, with `config.data.centered`, in [-1, 1].
 """
@@ -52,8 +53,8 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
     """Returns the examples of a split ("train" or "test") of `config.data.dataset`.
 
     Raises:
-      ValueError: for an unknown data set, for missing or damaged files, and if its images have
-        another size than the config says.
+      ValueError: for an unknown data set, for missing or damaged files, or if the size of the
+        images differs from the config.
     """
     data = config.data
     name = data.dataset.lower()  # score_sde writes CIFAR10
@@ -73,7 +74,7 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
 
 
 def is_held_out(data: ml_collections.ConfigDict, split: str) -> bool:
-    """Whether a split has no images of training; "test" of the embedded digits is part of them."""
+    """Whether a split has no training images; the embedded digits have "test" in their "train"."""
     embedded = data.dataset.lower() == "mnist" and not data.dir
     return split != "train" and not embedded
 
@@ -87,19 +88,19 @@ def get_dataset(
     """Returns this process's share of the batches of a split; `dataset[k]` is batch k.
 
     Args:
-      config: `data`, `seed` and `training.batch_size` count.
+      config: the whole config, of which `data`, `seed` and `training.batch_size` are used.
       split: "train" or "test".
-      batch_size: examples over all processes; None: `config.training.batch_size`.
-      shuffle: whether every epoch has a new random order; None: for "train" only.
+      batch_size: number of examples over all processes; None: `config.training.batch_size`.
+      shuffle: whether every epoch has a new random order; None: only for "train".
 
     Returns:
       An endless dataset of {"image": float32 (b, H, W, C) in the model's range,
       "label": int32 (b,), "index": uint32 (b,)}, where b = batch_size / processes and `index` is
-      the position in the stream (modulo 2^32). A shuffled "train" is flipped and moved at
-      random if `config.data.random_flip` and `random_shift` say so; nothing else is.
+      the position in the stream (modulo 2^32). Images are flipped and shifted at random, as set by
+      `config.data.random_flip` and `random_shift`, only in a shuffled "train".
 
     Raises:
-      ValueError: as `get_source`, and for a seed, batch size or shift out of range.
+      ValueError: see `get_source`; also for a seed, batch size or shift out of range.
     """
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed} is out of range; set 0 <= seed < 2**32")
@@ -110,7 +111,7 @@ def get_dataset(
         )
     field = "training.batch_size" if batch_size is None else "batch_size"
     batch_size = config.training.batch_size if batch_size is None else batch_size
-    parallel.local_batch_size(batch_size, field)  # refuses what cannot be split
+    parallel.local_batch_size(batch_size, field)  # raises if the batch cannot be split
     training = split == "train"
     shuffle = training if shuffle is None else shuffle
     source = get_source(config, split)
@@ -131,10 +132,10 @@ def get_dataset(
 def get_iterator(
     dataset: grain.MapDataset, config: ml_collections.ConfigDict, start: int = 0
 ) -> "BatchIterator":
-    """Returns an iterator over a dataset from batch `start` on, with `config.data.num_threads`.
+    """Returns an iterator over batches `start`, `start + 1`, ... with `config.data.num_threads`.
 
     Raises:
-      ValueError: unless there is a thread to read with and `start` is not negative.
+      ValueError: unless `config.data.num_threads` is positive and `start` is not negative.
     """
     return BatchIterator(dataset, config.data.num_threads, start)
 
@@ -144,12 +145,12 @@ class Batches:
     """Random access to the batches of a stream, as one process sees them."""
 
     source: Source
-    order: grain.MapDataset  # position -> number of the example
+    order: grain.MapDataset  # position -> index of the example in the source
     batch_size: int  # over all processes
     process: tuple[int, int]  # this process's number, number of processes
-    key: tuple[int, int]  # of the random numbers
+    key: tuple[int, int]  # key of the random numbers
     flip: bool
-    shift: int  # pixels at most, filled with 0
+    shift: int  # largest shift in pixels; the uncovered border is filled with 0
     dequantize: bool
     scaler: Callable[[np.ndarray], np.ndarray]
 
@@ -165,7 +166,7 @@ class Batches:
             example = self.source[self.order[position]]
             if images is None:
                 images = np.empty((len(positions), *example["image"].shape), np.float32)
-            # Straight to its place: every copy of large images costs half as much as decoding.
+            # Converts straight into the batch: copying large images costs half as much as decoding.
             self._convert(example["image"], position, images[row])
             labels[row] = example["label"]
         return {
@@ -175,9 +176,9 @@ class Batches:
         }
 
     def _convert(self, image: np.ndarray, position: int, out: np.ndarray) -> None:
-        """Puts image: uint8 (H, W, C), at a position of the stream, into out: float32 (H, W, C)."""
+        """Converts the image at a position, uint8 (H, W, C), and writes it to out, float32."""
         if self.flip or self.shift or self.dequantize:
-            # Counter-based: the numbers of a position need none of those before it.
+            # A counter-based generator needs none of the random numbers of earlier positions.
             counter = np.array([0, position, 0, 0], np.uint64)
             bits = np.random.Philox(key=np.array(self.key, np.uint64), counter=counter)
             rng = np.random.Generator(bits)
@@ -191,23 +192,23 @@ class Batches:
         if not self.dequantize:
             np.take(self._levels, image, out=out, mode="clip")  # the default mode would copy
             return
-        # 16 bits of u: more would round 255 + u up to 256, the value 1 that no image has.
+        # 16 bits of u, because more would round 255 + u up to 256, and the result must be below 1.
         u = rng.integers(2**16, size=image.shape, dtype=np.uint16).astype(np.float32) / 2.0**16
         out[...] = self.scaler((image + u) / 256.0)
 
     @functools.cached_property
     def _levels(self) -> np.ndarray:
-        """What the pixels 0, 1, ..., 255 become: float32 (256,)."""
+        """The converted values of the pixels 0, 1, ..., 255: float32 (256,)."""
         return self.scaler(np.arange(256, dtype=np.float32) / 255.0)
 
 
 class BatchIterator:
-    """Batches in order, read ahead by threads; its state is the number of the next batch."""
+    """Iterates over batches that threads read ahead; its state is the number of the next batch."""
 
     def __init__(self, dataset: grain.MapDataset, num_threads: int, start: int = 0):
         if num_threads < 1:
             raise ValueError(f"data.num_threads={num_threads} reads nothing; set 1 or more")
-        # One batch being read a thread, and one that is ready.
+        # Each thread reads one batch, and one more batch is ready.
         options = grain.ReadOptions(num_threads, prefetch_buffer_size=num_threads + 1)
         self._batches = iter(dataset.to_iter_dataset(options))
         self.set_state(start)
@@ -219,12 +220,12 @@ class BatchIterator:
         try:
             return next(self._batches)
         except Exception:
-            # What was read ahead is behind the failed batch: drop it, or it would take its number.
+            # Drops the batches read ahead, or the next one would take the place of the failed one.
             self.set_state(self.get_state())
             raise
 
     def get_state(self) -> int:
-        """Returns the number of the batch that comes next."""
+        """Returns the number of the next batch."""
         return self._batches.get_state()["next_index"]
 
     def set_state(self, k: int) -> None:
@@ -243,13 +244,13 @@ class BatchIterator:
 
 
 def _get_order(size: int, seed: int | None) -> grain.MapDataset:
-    """Returns the endless order of `size` examples: 0, 1, ..., or shuffled anew every epoch."""
+    """Returns the endless order of `size` examples: 0, 1, ..., or newly shuffled in every epoch."""
     order = grain.MapDataset.range(size)
     if seed is not None:
-        # Grain shuffles epoch e with seed + e, so seeds that are neighbours would share epochs.
+        # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs.
         order = order.shuffle(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))
     order = order.repeat()
-    order[0]  # grain sets itself up at the first access, which has to be in one thread
+    order[0]  # grain initialises itself at the first access, which must happen in a single thread
     return order
 
 

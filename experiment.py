@@ -1,4 +1,4 @@
-"""What a config describes, each part built once and checked before anything is compiled."""
+"""Experiments: the parts that a config describes, built and checked before anything compiles."""
 
 import dataclasses
 import functools
@@ -25,25 +25,26 @@ from scorax.noise_levels import LevelFn, get_level_fn
 from scorax.sde_lib import SDE, ScoreFn, get_sde
 from scorax.utils import parallel
 
-# what a network can be trained to be, in words that fit into "... needs a classifier"
+# What a network can be trained to be, in words for error messages such as "... needs {SCORE}".
 SCORE = "a score at all noise levels"
 ONE_LEVEL = "a score at one noise level"
 CLASSIFIER = "a classifier of noisy images"
-_NETWORKS = {"last_level": ONE_LEVEL, "classifier": CLASSIFIER}  # by objective, else SCORE
+# objective -> what the network is trained to be; every other objective trains SCORE
+_NETWORKS = {"last_level": ONE_LEVEL, "classifier": CLASSIFIER}
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a config builds that needs no data and no device memory.
+    """Everything that can be built from a config without data and without device memory.
 
     Attributes:
       config: the whole config.
       sde: the forward process.
       model: the network, without parameters.
-      parametrization: how the network's output is read as a score.
+      parametrization: turns the network's output into a score.
       level_fn: draws the noise levels of training.
-      optimizer: with its learning rate.
-      state_shapes: shapes and types of the state before training.
+      optimizer: the optimizer, including the learning-rate schedule.
+      state_shapes: shapes and types of the arrays of the state.
     """
 
     config: ml_collections.ConfigDict
@@ -56,12 +57,12 @@ class Experiment:
 
     @property
     def network(self) -> str:
-        """What the objective makes of the network: SCORE, ONE_LEVEL or CLASSIFIER."""
+        """What the network is trained to be: SCORE, ONE_LEVEL or CLASSIFIER."""
         return _NETWORKS.get(self.config.training.objective, SCORE)
 
     @property
     def knows_all_levels(self) -> bool:
-        """Whether the score is trained at all noise levels, so that noise can be made data."""
+        """Whether the score is trained at all noise levels, as sampling from noise requires."""
         return self.network == SCORE
 
     def loss_fn(self, train: bool) -> losses.LossFn:
@@ -82,15 +83,16 @@ class Experiment:
     def score_fn(
         self, params: Any, model_state: Any, labels: jax.Array | np.ndarray | None = None
     ) -> ScoreFn:
-        """The score of the network with these parameters, in evaluation mode.
+        """The score of the network with the given parameters, without dropout.
 
         Args:
-          params, model_state: of the network.
-          labels: (B,) class labels of the examples of each call, `config.model.num_classes` for no
-            class; None: no class.
+          params, model_state: parameters and other variables of the network.
+          labels: (B,) class labels of the examples in each call, where `config.model.num_classes`
+            means no class; None if no example has a class.
 
         Raises:
-          ValueError: for labels that are not classes of the network, and for a classifier.
+          ValueError: for labels that are not classes of the network, or if the network is a noise
+            classifier.
         """
         self.check_score(labels)
         return get_score_fn(
@@ -98,16 +100,16 @@ class Experiment:
         )
 
     def classifier_fn(self, params: Any, model_state: Any) -> ClassifierFn:
-        """The classifier with these parameters, in evaluation mode.
+        """The noise classifier with the given parameters, without dropout.
 
         Raises:
-          ValueError: if the network is none.
+          ValueError: if the network is not a noise classifier.
         """
         self.check_classifier()
         return functools.partial(self.model.apply, {"params": params, **model_state})
 
     def check_classifier(self) -> None:
-        """Raises ValueError unless the network is a classifier of noisy images."""
+        """Raises ValueError unless the network is a noise classifier."""
         if self.network != CLASSIFIER:
             raise ValueError(
                 f"training.objective={self.config.training.objective!r} trains {self.network}, "
@@ -115,7 +117,7 @@ class Experiment:
             )
 
     def check_score(self, labels: jax.Array | np.ndarray | None = None) -> None:
-        """Raises ValueError unless the network has a score, given these labels (B,) if any."""
+        """Raises ValueError unless the network has a score, and the labels (B,), if any, fit it."""
         if self.network == CLASSIFIER:
             raise ValueError(
                 f"training.objective={self.config.training.objective!r} trains {CLASSIFIER}, which "
@@ -125,13 +127,13 @@ class Experiment:
             self._check_labels("labels", np.asarray(labels), self.config.model.num_classes)
 
     def check_batch(self, batch: dict[str, np.ndarray]) -> None:
-        """Raises ValueError unless a batch of the data, on the host, has labels to train with."""
+        """Raises ValueError unless a batch, on the host, has the labels that training needs."""
         n, name = self.config.model.num_classes, self.config.data.dataset
         if n == 0:
             return
         labels = np.asarray(batch["label"])
         self._check_labels(f"data.dataset={name!r}", labels, n - 1)
-        # A data set without labels says 0 everywhere; one with labels hardly ever does.
+        # Data without classes have the label 0 everywhere; labelled data almost never do.
         if not labels.any() and n**labels.size > 1e6:
             raise ValueError(
                 f"data.dataset={name!r} has the label 0 for all of {labels.size} examples, as "
@@ -157,26 +159,26 @@ class Experiment:
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
-    """Builds an experiment to train or to evaluate, and checks the whole config.
+    """Builds an experiment for training or evaluation, and checks the whole config.
 
     Raises:
-      ValueError: with field, value and remedy, for what cannot work.
+      ValueError: naming field, value and remedy, for any setting that cannot work.
     """
     check_ranges(config)
     _check_counts(config)
     experiment = assemble(config)
-    # The sampler is built again where it is used, with an observer.
+    # Checks the sampler's settings. It is built again, with an observer, where it is used.
     sampling.get_sampling_fn(config, experiment.sde)
     if config.training.snapshot_sampling and experiment.network == ONE_LEVEL:
         raise ValueError(
-            "training.objective='last_level' trains the score at one noise level, with which noise "
-            "cannot be made data; set training.snapshot_sampling=False"
+            "training.objective='last_level' trains the score at one noise level, which does not "
+            "suffice to draw samples; set training.snapshot_sampling=False"
         )
     return experiment
 
 
 def assemble(config: ml_collections.ConfigDict) -> Experiment:
-    """Builds the parts, for a network that is only used: settings of training may not fit.
+    """Builds an experiment for using a trained network, without checking training settings.
 
     Raises:
       ValueError: for a part that cannot be built, or parts that do not fit together.
@@ -200,7 +202,7 @@ def assemble(config: ml_collections.ConfigDict) -> Experiment:
 def get_state_shapes(
     config: ml_collections.ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation
 ) -> losses.State:
-    """Shapes and types of the state before training; nothing is computed.
+    """Shapes and types of the arrays of the state, without computing them.
 
     Raises:
       ValueError: for a network that cannot be built for images of the config's size.
@@ -216,7 +218,7 @@ def _init_state(
 
 
 def _check_network(config: ml_collections.ConfigDict) -> None:
-    """A classifier has an objective of its own."""
+    """Raises ValueError unless network and objective are both for a classifier, or neither is."""
     m, objective = config.model, config.training.objective
     classifies = m.name.lower() in CLASSIFIERS
     if classifies == (objective == "classifier"):
@@ -233,7 +235,7 @@ def _check_network(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_counts(config: ml_collections.ConfigDict) -> None:
-    """Batches have to split over the devices, intervals to consist of whole calls of the step."""
+    """Raises ValueError unless batches split over devices and intervals into jitted calls."""
     parallel.local_batch_size(config.training.batch_size, "training.batch_size")
     parallel.local_batch_size(config.eval.batch_size, "eval.batch_size")
     n = config.training.n_jitted_steps

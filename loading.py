@@ -1,12 +1,12 @@
 """Trained networks: finding their weights, reading them, and using them in a program.
 
-`load` is the door for programs: it takes whatever there is, and gives a `Model` that draws samples
-and has a score. The evaluation of a run and the conversion of weights read through the same
-functions. Weights are of three kinds:
+Programs call `load`, which takes weights of any kind and returns a `Model` that draws samples and
+has a score. The evaluation of a run and the conversion of weights read weights with the same
+functions. There are three kinds of weights:
 
     a run        WORKDIR with `checkpoints/` and `config.json`, see `run_lib`
     exported     a directory with `config.json` and `model.safetensors`
-    published    the files of `weights.readers`, which need a config beside them
+    published    the files that `weights.readers` reads; most need a config to go with them
 """
 
 import contextlib
@@ -48,11 +48,11 @@ class Model:
     """A trained network, with its averaged parameters in evaluation mode.
 
     Scores and states are in the model's range: [0, 1], or [-1, 1] with `config.data.centered`.
-    `to_model` maps images in [0, 1] there, `to_unit` maps back.
+    `to_model` maps images from [0, 1] to this range, and `to_unit` maps them back.
 
     Attributes:
-      experiment: the parts that its config describes.
-      state: its parameters, on the host.
+      experiment: the parts described by the network's config.
+      state: the network's parameters, on the host.
     """
 
     experiment: Experiment
@@ -66,7 +66,7 @@ class Model:
 
     @property
     def sde(self) -> SDE:
-        """The SDE that the score belongs to."""
+        """The SDE of the score."""
         return self.experiment.sde
 
     @property
@@ -76,13 +76,13 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one image: (H, W, C)."""
+        """Shape of one image: (H, W, C)."""
         data = self.config.data
         return data.image_size, data.image_size, data.num_channels
 
     @functools.cached_property
     def variables(self) -> tuple[Any, Any]:
-        """The averaged parameters and the other variables of the network, on the device."""
+        """The network's averaged parameters and other variables, on the device."""
         return jax.device_put((self.state.params_ema, self.state.model_state))
 
     @functools.cached_property
@@ -95,13 +95,15 @@ class Model:
         return self.score_of(None)
 
     def score_of(self, labels: jax.Array | np.ndarray | None) -> ScoreFn:
-        """The score given classes, for a network that is told them.
+        """The score given classes, for a class-conditional network.
 
         Args:
-          labels: (B,) integers, of which `config.model.num_classes` means no class.
+          labels: (B,) integers, where `config.model.num_classes` means no class; None for the
+            unconditional score.
 
         Raises:
-          ValueError: for labels that are not classes of the network.
+          ValueError: for labels that are not classes of the network, or if the network is a
+            classifier.
         """
         self.experiment.check_score(labels)
 
@@ -113,7 +115,7 @@ class Model:
 
     @functools.cached_property
     def classifier_fn(self) -> ClassifierFn:
-        """The classifier, compiled: x: (B, *S) with noise, sigma: (B,) -> logits (B, K).
+        """The noise classifier, compiled: x: (B, *S) with noise, sigma: (B,) -> logits (B, K).
 
         Raises:
           ValueError: if the network is not a classifier.
@@ -127,11 +129,11 @@ class Model:
         return functools.partial(classify, self.variables)
 
     def to_model(self, images: jax.Array) -> jax.Array:
-        """Images in [0, 1] in the model's range."""
+        """Maps images from [0, 1] to the model's range."""
         return get_data_scaler(self.config)(images)
 
     def to_unit(self, x: jax.Array) -> jax.Array:
-        """Data in the model's range as images in [0, 1]; not clipped."""
+        """Maps data from the model's range to [0, 1], without clipping."""
         return get_data_inverse_scaler(self.config)(x)
 
     def sample(
@@ -143,17 +145,18 @@ class Model:
         condition: Callable[[ScoreFn], ScoreFn] | None = None,
         **sampling: Any,
     ) -> tuple[jax.Array, int]:
-        """Draws images with the sampler of the config, or with another.
+        """Draws images with the sampler of the config or a different one.
 
-        Compiled once for each number of images and sampler, and anew for each condition.
+        Sampling is compiled once for each combination of sampler and number of images. With a
+        condition it is compiled in every call.
 
         Args:
           rng: key.
           n: number of images.
-          labels: (n,) classes of the images, for a network that is told them; None: without class.
-          condition: turns the score into the score given something, such as a row of
+          labels: (n,) classes of the images, for a class-conditional network; None: no class.
+          condition: turns the score into a conditional score, such as a row of
             `conditioning.LIKELIHOODS` or a function that calls `conditioning.classifier_guidance`.
-          **sampling: fields of `config.sampling` with other values, such as
+          **sampling: fields of `config.sampling` to override, such as
             `method="dpmpp_2m_sde", steps=20`.
 
         Returns:
@@ -198,17 +201,17 @@ class Model:
         """Bits per dimension of 8-bit images, see `likelihood.get_likelihood_fn`.
 
         Args:
-          rng: key, of the noise that makes the images continuous and of the probes.
+          rng: key for the probes and for the noise that makes the images continuous.
           images: uint8 (B, H, W, C).
-          **settings: fields of `config.eval` with other values, such as `bpd_probes=8`.
+          **settings: fields of `config.eval` to override, such as `bpd_probes=8`.
 
         Raises:
           ValueError: for images of another type or size, or an unknown field.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise ValueError(
-                f"images are {images.dtype} of shape {images.shape}; bits per dimension are those "
-                f"of uint8 images of shape (B, {', '.join(map(str, self.shape))})"
+                f"images are {images.dtype} of shape {images.shape}; bits per dimension need uint8 "
+                f"images of shape (B, {', '.join(map(str, self.shape))})"
             )
         config = _with_fields(self.config, "eval", settings)
         likelihood_fn = get_configured_likelihood_fn(config, self.sde)
@@ -227,14 +230,15 @@ def load(
     """Loads a trained network.
 
     Args:
-      path: a run, one of its checkpoints (RUN/checkpoints/STEP), exported weights, a directory of
-        diffusers, a .pth of score_sde_pytorch, a checkpoint of score_sde or a .safetensors file.
-      config: of the network, or the path or name of its file, such as "ve/mnist"; needed where the
-        weights do not come with one.
-      step: of a run; None for the latest.
+      path: a run, one of its checkpoints (RUN/checkpoints/STEP), exported weights, a diffusers
+        directory, a .pth file of score_sde_pytorch, a checkpoint of score_sde, or a .safetensors
+        file.
+      config: config of the network, or the path or name of a config file, such as "ve/mnist";
+        needed unless the weights come with a config.
+      step: step of a run; None for the latest.
 
     Raises:
-      ValueError: if there are no such weights, they are damaged, or they belong to another config.
+      ValueError: if there are no such weights, they are damaged, or they do not match the config.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -262,7 +266,7 @@ def load(
 
 
 def _split_step(path: str) -> tuple[str, int | None]:
-    """RUN/checkpoints/STEP -> RUN, STEP; any other path -> itself, None."""
+    """RUN/checkpoints/STEP -> (RUN, STEP); any other path -> (path, None)."""
     parts = pathlib.Path(path).parts
     if len(parts) > 1 and parts[-2] == "checkpoints" and parts[-1].isdecimal():
         return str(pathlib.Path(path).parent.parent), int(parts[-1])
@@ -270,10 +274,10 @@ def _split_step(path: str) -> tuple[str, int | None]:
 
 
 def _config_in(path: str) -> Config:
-    """The config in the metadata of a published file, where there is one.
+    """The config in the metadata of a published file.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if the file holds no config.
     """
     metadata: dict[str, str] = {}
     kind = formats.detect(path)
@@ -290,21 +294,21 @@ def _config_in(path: str) -> Config:
 
 
 def _read_state(experiment: Experiment, path: str) -> State:
-    """The weights of a file, as a state without an optimizer's."""
+    """The weights of a file, as a state without optimizer state."""
     weights = read_weights(path, experiment.config)
-    model_state = experiment.state_shapes.model_state  # no network has anything but parameters
+    model_state = experiment.state_shapes.model_state  # empty: networks have only parameters
     step = np.int32(weights.step)
     return State(step, weights.params, (), model_state, weights.params_ema)
 
 
 def load_state(experiment: Experiment, workdir: str) -> tuple[State, dict]:
-    """Reads the weights to evaluate: `eval.checkpoint`, of the run in `workdir` or exported.
+    """Reads the weights named by `eval.checkpoint`: a step of the run in `workdir`, or a path.
 
     Returns:
-      The state without the optimizer's part, and the config it was trained with.
+      The state without optimizer state, and the config with which it was trained.
 
     Raises:
-      ValueError: if there are none, they are damaged, or they belong to another config.
+      ValueError: if there are no such weights, they are damaged, or they do not match the config.
     """
     path = find_weights(experiment.config, workdir)
     if path == experiment.config.eval.checkpoint:
@@ -316,10 +320,10 @@ def load_state(experiment: Experiment, workdir: str) -> tuple[State, dict]:
 
 
 def find_weights(config: Config, workdir: str) -> str:
-    """The directory of the weights to evaluate: exported ones, or the run's checkpoints.
+    """The directory of the weights to evaluate: exported weights, or the run's checkpoints.
 
     Raises:
-      ValueError: if it does not exist.
+      ValueError: if the directory does not exist.
     """
     checkpoint = config.eval.checkpoint
     if checkpoint and not checkpoint.isdecimal():
@@ -339,13 +343,19 @@ def find_weights(config: Config, workdir: str) -> str:
 
 
 def restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -> tuple:
-    """Reads the newest checkpoint, or to evaluate the configured one without its optimizer.
+    """Reads a checkpoint of a run.
+
+    Args:
+      experiment: built from the current config.
+      checkpoints: the checkpoints of the run.
+      training: read the newest checkpoint, to continue training. Otherwise read the step in
+        `eval.checkpoint` (or the newest), without optimizer state.
 
     Returns:
-      The state, the position in the data, the checkpoint's own config, its step.
+      The state, the position in the data, the config saved with the checkpoint, and its step.
 
     Raises:
-      ValueError: if there is none, it is damaged, or it belongs to another config.
+      ValueError: if there is no such checkpoint, it is damaged, or it does not match the config.
     """
     template, step = experiment.state_shapes, None
     if not training:
@@ -356,7 +366,7 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) ->
 
 
 def load_config(directory: str | os.PathLike) -> Config:
-    """The config of a run, or of exported weights: its config.json.
+    """Reads config.json in the directory of a run or of exported weights.
 
     Missing keys keep their defaults, and so do keys whose type has changed since.
 
@@ -370,7 +380,7 @@ def load_config(directory: str | os.PathLike) -> Config:
 
 
 def _filled(saved: dict, path: str | os.PathLike) -> Config:
-    """A saved config, with defaults for what it does not have."""
+    """Completes a saved config with the defaults of missing keys."""
     config = base.get_config()
     for section, fields in saved.items():
         fields = fields if isinstance(fields, dict) else {"": fields}
@@ -384,10 +394,10 @@ def _filled(saved: dict, path: str | os.PathLike) -> Config:
 
 
 def _with_fields(config: Config, section: str, values: dict[str, Any]) -> Config:
-    """The config with other values in one section.
+    """A copy of the config with some values of one section replaced.
 
     Raises:
-      ValueError: for an unknown field, or a value of another type.
+      ValueError: for an unknown field, or a value of the wrong type.
     """
     config = config.copy_and_resolve_references()
     for key, value in values.items():
@@ -404,14 +414,14 @@ def _with_fields(config: Config, section: str, values: dict[str, Any]) -> Config
 
 
 def load_classifier(directory: str, checkpoint: str = "") -> Model:
-    """A trained classifier of noisy images.
+    """Loads a trained noise classifier, for guidance.
 
     Args:
       directory: a run, or exported weights.
       checkpoint: step of the run; "": the latest.
 
     Raises:
-      ValueError: if there is none, or what is there is something else.
+      ValueError: if the weights cannot be loaded, or the network is not a noise classifier.
     """
     if not os.path.isdir(directory):
         raise ValueError(

@@ -34,12 +34,12 @@ def default_workdir(config_path: str) -> str:
 
 
 def run() -> None:
-    """Dispatches on --mode."""
+    """Parses the command line, and trains or evaluates."""
     command_line.parse(sys.argv, base.get_config())
     if FLAGS.config is None or FLAGS.mode is None:
         example = "python main.py --config configs/ve/mnist.py --mode train"
         raise ValueError(f"give --config and --mode, as in: {example}")
-    from scorax import run_lib  # after the flags: --help needs no JAX
+    from scorax import run_lib  # imported late, because --help needs no JAX
     from scorax.utils import parallel
 
     parallel.initialize()
@@ -51,7 +51,7 @@ def run() -> None:
 
 
 def main() -> None:
-    """Runs; what a user can mend is told in one sentence, without a traceback."""
+    """Runs the command line; errors that a user can fix are one sentence, without a traceback."""
     try:
         run()
     except (ValueError, FloatingPointError) as e:

@@ -175,7 +175,7 @@ def get_level_fn(config: ml_collections.ConfigDict, sde: SDE) -> LevelFn:
     if t.continuous:
         weighting = t.likelihood_weighting
         return lambda keys: uniform_levels(sde, uniform(keys), likelihood_weighting=weighting)
-    try:
+    try:  # computes one level, to find out now whether the SDE has discrete training
         sde.discrete_coeffs(jnp.zeros((), jnp.int32))
     except NotImplementedError as e:
         raise ValueError(f"training.sde={t.sde!r}: {e}") from e

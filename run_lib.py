@@ -1,15 +1,15 @@
-"""Training and evaluation: the only loops over steps, checkpoints and samples.
+"""Training and evaluation: the only loops over training steps and over evaluation tasks.
 
 A run is a directory:
 
-    config.json versions.json stdout.txt    what was run, with what, what it said
+    config.json versions.json stdout.txt    the config, package versions, and the log
     tensorboard/                            scalars and pictures
     checkpoints/STEP/                       see utils/checkpoints.py
-    samples/step_STEP.png                   drawn during training and at its end; of a classifier
-                                            a plot of its accuracy
-    eval/                                   what `evaluate` makes of a checkpoint
+    samples/step_STEP.png                   samples drawn during training and at its end; for a
+                                            noise classifier, a plot of its accuracy
+    eval/                                   results of `evaluate`, a folder for each checkpoint
 
-States are kept on the host here; only the steps in `train` hold replicated copies on the devices.
+States are kept on the host; only the training steps hold replicated copies on the devices.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def _build(config: ml_collections.ConfigDict) -> Experiment:
-    """The experiment of a config, whose evaluation tasks are checked too."""
+    """Builds the experiment of a config, and checks its evaluation tasks too."""
     experiment = build(config)
     evaluators.check(experiment)
     return experiment
@@ -50,8 +50,8 @@ class Run:
     """A training run: its directory, and what happens at intervals between the steps.
 
     Attributes:
-      checkpoints: those of the run.
-      writer: of its scalars and pictures.
+      checkpoints: the checkpoints of the run.
+      writer: writes scalars and pictures for TensorBoard.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Run:
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
-        """Leaves the time that has passed since the last metrics out of steps per second."""
+        """Excludes the time up to now from the next measurement of steps per second."""
         self._clock = time.monotonic(), step
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
@@ -84,10 +84,10 @@ class Run:
         log.info(line, step, metrics["loss"], scalars["steps_per_second"])
 
     def check_finite(self, step: int, what: str, value: Any) -> None:
-        """Stops a training that has diverged, before its state is saved.
+        """Stops a training run that has diverged, before its state is saved.
 
         Raises:
-          FloatingPointError: if an array of the pytree `value` has a NaN or an infinity.
+          FloatingPointError: if an array in the pytree `value` has a NaN or an infinity.
         """
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(value)):
             raise FloatingPointError(
@@ -107,11 +107,11 @@ class Run:
         self.checkpoints.save(step, state, {"next_batch": next_batch}, self.config)
 
     def sample_path(self, step: int) -> str:
-        """Where the picture drawn at a step is."""
+        """The path of the picture drawn at a step."""
         return os.path.join(self.workdir, "samples", f"step_{step}.png")
 
     def draw(self, state: losses.State) -> None:
-        """Makes the picture of a step: samples or, of a classifier, its accuracy."""
+        """Draws the picture of a step: samples or, for a noise classifier, its accuracy."""
         rng = jax.random.fold_in(jax.random.key(self.config.seed), int(state.step))
         if self.experiment.network == CLASSIFIER:
             self._plot_accuracy(rng, state)
@@ -120,7 +120,7 @@ class Run:
         self.restart_clock(int(state.step))
 
     def _plot_accuracy(self, rng: jax.Array, state: losses.State) -> None:
-        """Plots it against the noise level; TensorBoard has the mean over the levels."""
+        """Plots accuracy against noise level; TensorBoard gets the mean over the levels."""
         step = int(state.step)
         self._curve = self._curve or AccuracyCurve(self.experiment)
         accuracy = self._curve.in_training(rng, state)
@@ -131,12 +131,12 @@ class Run:
         log.info(line, step, accuracy.mean(), self.sample_path(step))
 
     def _draw_samples(self, rng: jax.Array, state: losses.State) -> None:
-        """Draws samples and writes them as a picture, also for TensorBoard."""
+        """Draws samples and writes them as a picture, to a file and for TensorBoard."""
         step = int(state.step)
         self._sampler = self._sampler or ImageSampler(self.experiment)
         try:
             x = self._sampler(rng, state)
-        except FloatingPointError as e:  # of a sampler: the network may be well on its way
+        except FloatingPointError as e:  # the sampler failed, but training may be going well
             log.warning("no picture of step %d: %s", step, e)
         else:
             self.write_grid(step, "samples", x)
@@ -145,11 +145,11 @@ class Run:
             log.info("samples of step %d: %s", step, self.sample_path(step))
 
     def write_grid(self, step: int, name: str, x: np.ndarray) -> None:
-        """Shows images in [0, 1] in TensorBoard."""
+        """Writes images in [0, 1] for TensorBoard."""
         self.writer.images(step, name, images.make_grid(x[:64]))
 
     def finish(self, state: losses.State) -> None:
-        """Makes the picture of a finished training, unless an earlier start of it has."""
+        """Draws the last picture of a finished run, unless it was drawn before a restart."""
         step = int(state.step)
         path = self.sample_path(step)
         drawn = parallel.any_process(os.path.exists(path))
@@ -166,7 +166,7 @@ def _open_checkpoints(config: ml_collections.ConfigDict, workdir: str) -> Checkp
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
-    """Trains, or continues a run that stopped, and draws samples at the end.
+    """Trains, or continues a run that was stopped, and draws samples at the end.
 
     Args:
       config: the experiment.
@@ -177,13 +177,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
 
     Raises:
       ValueError: for a bad config, missing data, or a workdir that belongs to another config.
-      FloatingPointError: if the training diverges.
+      FloatingPointError: if training diverges.
     """
     experiment = _build(config)
     batches, held_out = get_dataset(config, "train"), get_dataset(config, "test")
     experiment.check_batch(batches[0])
     iterator = get_iterator(batches, config)
-    # Nothing is written before all of the above is found to be right.
+    # Nothing is written until everything above has succeeded.
     with logging_errors(workdir), contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(iterator))
         checkpoints = stack.enter_context(contextlib.closing(_open_checkpoints(config, workdir)))
@@ -207,10 +207,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
 def _restore_or_init(
     experiment: Experiment, checkpoints: Checkpoints, iterator: BatchIterator
 ) -> losses.State:
-    """The newest checkpoint's state, with the iterator where it was; or that of a new run.
+    """Restores the newest checkpoint and the iterator's position, or returns a new run's state.
 
     Raises:
-      ValueError: if it is that of another config, or calls of the step would miss the intervals.
+      ValueError: if the checkpoint does not match the config, or its step is not a multiple of
+        `training.n_jitted_steps`.
     """
     if checkpoints.latest_step() is None:
         return jax.device_get(experiment.init_state())
@@ -228,7 +229,7 @@ def _restore_or_init(
 
 
 def _describe(config: ml_collections.ConfigDict, workdir: str, state: losses.State) -> None:
-    """Notes down what is run, with what, and says so."""
+    """Writes the config and the versions of packages to the run's directory, and logs a summary."""
     if parallel.is_primary():
         write_json(os.path.join(workdir, "config.json"), config.to_dict())
         write_json(os.path.join(workdir, "versions.json"), versions())
@@ -245,7 +246,7 @@ def _train_steps(
     held_out: Any,
     stop: StopSignal,
 ) -> losses.State:
-    """Makes the steps that are left, and at their intervals what `Run` does."""
+    """Takes the remaining steps, and calls the methods of `run` at their intervals."""
     t = run.config.training
     n, step = t.n_jitted_steps, int(state.step)
     p_step, p_eval = _get_mapped_steps(run.experiment)
@@ -257,14 +258,14 @@ def _train_steps(
             batch = [next(iterator) for _ in range(n)]
             batch = jax.tree.map(lambda *x: np.concatenate(x), *batch)
             p_state, new_metrics = p_step(p_state, parallel.split_over_devices(batch, n))
-            # Waiting for the step before this one keeps the device busy and the host close.
+            # Waits for the previous step only, which keeps the device busy and the host close by.
             if metrics is not None:
                 loss = _last(metrics)["loss"]
                 run.check_finite(step, "the training loss", loss)
                 bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             else:
                 jax.block_until_ready(new_metrics)
-                bar.unpause()  # the time for compiling says nothing about the time left
+                bar.unpause()  # compile time must not affect the estimate of the remaining time
                 run.restart_clock(step + n)
             metrics, step = new_metrics, step + n
             bar.update(n)
@@ -290,7 +291,7 @@ def _train_steps(
 
 
 def _get_mapped_steps(experiment: Experiment) -> tuple[Callable, Callable]:
-    """The train step, `n_jitted_steps` of them in a call, and the eval step, over all devices."""
+    """The train step (`n_jitted_steps` of them per call) and the eval step, over all devices."""
     config = experiment.config
     step_fn = losses.get_step_fn(
         experiment.loss_fn(train=True),
@@ -311,34 +312,35 @@ def _get_mapped_steps(experiment: Experiment) -> tuple[Callable, Callable]:
 
 
 def _last(metrics: dict[str, jax.Array]) -> dict[str, float]:
-    """Host numbers of the last step in a call."""
+    """The metrics of the last step in a call, as numbers on the host."""
     return {k: float(np.asarray(v)[-1]) for k, v in parallel.unreplicate(metrics).items()}
 
 
 def evaluate(
     config: ml_collections.ConfigDict, workdir: str, eval_folder: str = "eval"
 ) -> dict[str, Any]:
-    """Runs the tasks of `config.eval.tasks` on a checkpoint, or continues where it was stopped.
+    """Runs the tasks of `config.eval.tasks` on a checkpoint, or continues a stopped evaluation.
 
-    With `config.eval.checkpoint` exported weights are evaluated, and there need be no run.
+    If `config.eval.checkpoint` names exported weights, these are evaluated, and no run is needed.
 
-    The report is written after every task. A task that is in it with the same settings is done.
+    The report is written after every task. A task whose numbers are already in the report, with the
+    same settings, is not repeated.
 
     Args:
       config: the experiment.
-      workdir: directory of the run, where results go.
-      eval_folder: where in it results are written, a folder for each checkpoint.
+      workdir: directory of the run, to which results are written.
+      eval_folder: folder in `workdir` for the results; it has a folder for each checkpoint.
 
     Returns:
-      The report, which is also in `report.json` of that folder: under the name of each task its
-      numbers, and in "settings" what they depend on.
+      The report, which is also written to `report.json` in the checkpoint's folder. It holds the
+      numbers of each task under the task's name, and the settings they depend on under "settings".
 
     Raises:
-      ValueError: for a bad config, or without a checkpoint of it.
+      ValueError: for a bad config, or if there is no checkpoint that matches it.
       FloatingPointError: if samples are not finite.
     """
     experiment = _build(config)
-    loading.find_weights(config, workdir)  # or nothing is written
+    loading.find_weights(config, workdir)  # raises if there are none, before anything is written
     with logging_errors(workdir), StopSignal() as stop:
         state, _ = loading.load_state(experiment, workdir)
         folder = os.path.join(workdir, eval_folder, _result_name(config, state))
@@ -360,7 +362,7 @@ def evaluate(
 
 
 def _result_name(config: ml_collections.ConfigDict, state: losses.State) -> str:
-    """Of the folder of a checkpoint's results: step_2400, or pretrained_mnist_ve."""
+    """Name of the folder with a checkpoint's results: step_2400, or pretrained_mnist_ve."""
     checkpoint = config.eval.checkpoint
     if not checkpoint or checkpoint.isdecimal():
         return f"step_{int(state.step)}"
@@ -370,11 +372,11 @@ def _result_name(config: ml_collections.ConfigDict, state: losses.State) -> str:
 def _evaluate_task(
     task: str, experiment: Experiment, state: losses.State, folder: str, report: dict[str, Any]
 ) -> None:
-    """Puts the numbers of a task into the report, unless they are in it, and writes it."""
+    """Runs a task and writes its numbers to the report, unless the report already has them."""
     evaluator = EVALUATORS[task]
     settings = evaluator.settings(experiment, state)
     changes = evaluator.find_changes(report, settings, folder)
-    # The primary process decides: the others may see the files later.
+    # The primary process decides, because the others may not see its files yet.
     if not parallel.any_process(parallel.is_primary() and bool(changes)):
         log.info("%s: done before with the same settings", task)
     else:

@@ -1,19 +1,20 @@
-"""Where network meets SDE: building a network, and reading its output as a score.
+"""Building networks, and turning their outputs into scores.
 
-What a network predicts, and what it is told of the noise level, is one row of `PARAMETRIZATIONS`:
-a function `(sde, net, x, t) -> score` with `net(x, labels) -> output`. Everything downstream sees
-a `ScoreFn`, x: (B, *S), t: (B,) -> grad_x log p_t(x): (B, *S), and nothing of networks.
+A row of `PARAMETRIZATIONS` determines what a network predicts and how the noise level is passed to
+it: it is a function `(sde, net, x, t) -> score` with `net(x, labels) -> output`. Everything
+downstream only sees a `ScoreFn`, x: (B, *S), t: (B,) -> grad_x log p_t(x): (B, *S).
 
     sigma        score = net(x, sigma)                       VE, continuous (Song et al. 2021)
     sigma_index  score = net(x, index into falling sigmas)   VE, discrete (SMLD)
     eps          score = -net(x, 999 t) / sigma              VP and sub-VP, continuous
     eps_index    score = -net(x, (N - 1) t) / sigma_i        VP, discrete (DDPM)
     edm*         score = (mu D - x) / sigma^2                Karras et al. 2022, eq. 7
-    score        score = net(x, t), for networks that are not told the noise level
-    score_sde    the one of the first four that score_sde uses for the SDE
+    score        score = net(x, t), for networks that ignore the noise level
+    score_sde    whichever of the first four score_sde uses for the SDE
 
-The rows `edm*` are those of `PRECONDITIONINGS`, table 1 of Karras et al. 2022 (arXiv 2206.00364):
-a denoiser D of data with noise, sigma / mu in our terms, around an inner network F,
+The rows `edm*` come from `PRECONDITIONINGS`, the columns of table 1 of Karras et al. 2022 (arXiv
+2206.00364). They build a denoiser D from an inner network F, where sigma is sigma / mu in our
+notation:
 
     D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 """
@@ -67,9 +68,9 @@ def _score(sde: SDE, net: Net, x: jax.Array, t: jax.Array) -> jax.Array:
 
 
 class Preconditioning(NamedTuple):
-    """A row of table 1 of Karras et al. 2022 at noise levels sigma, each number (B,).
+    """The coefficients in table 1 of Karras et al. 2022 at noise levels sigma, all (B,).
 
-    `c_drop` is (1 - c_skip) / sigma^2, which the score needs, in a form in which nothing cancels.
+    The score also needs `c_drop` = (1 - c_skip) / sigma^2, computed here without cancellation.
     """
 
     c_skip: jax.Array
@@ -103,12 +104,12 @@ def _edm_ve(sigma: jax.Array) -> Preconditioning:
 def _edm_iddpm(sigma: jax.Array) -> Preconditioning:
     levels = jnp.asarray(iddpm_sigmas(), jnp.float32)
     nearest = jnp.argmin(jnp.abs(sigma[:, None] - levels[None]), 1)
-    # The levels fall, and the network counts them from the cleanest that has noise.
+    # The levels are descending; the network counts upwards from the smallest positive level.
     return _residual(-sigma, (1 + sigma**2) ** -0.5, len(levels) - 2.0 - nearest)
 
 
 def _residual(c_out: jax.Array, c_in: jax.Array, c_noise: jax.Array) -> Preconditioning:
-    """A row with c_skip = 1."""
+    """Coefficients with c_skip = 1."""
     return Preconditioning(jnp.ones_like(c_in), c_out, c_in, c_noise, jnp.zeros_like(c_in))
 
 
@@ -118,9 +119,9 @@ def edm_denoise(
     """The denoiser D(x; sigma) of Karras et al. 2022, eq. 7 and table 1.
 
     Args:
-      row: of `PRECONDITIONINGS`, its constants bound.
-      net: the inner network F(x, c_noise). Of more outputs than x has channels, as iDDPM's network
-        has, which learns variances too, the first are used.
+      row: a row of `PRECONDITIONINGS` with its constants bound.
+      net: the inner network F(x, c_noise). If it has more output channels than x, like iDDPM's
+        network, which also learns variances, only the first ones are used.
       x: (B, *S), data plus noise of standard deviation sigma.
       sigma: (B,).
 
@@ -144,18 +145,19 @@ def _preconditioned(
     **constants: float,
 ) -> jax.Array:
     mu, sigma = sde.marginal_coeffs(t)
-    # x / mu is the same data with noise sigma / mu added and nothing shrunk. Putting `edm_denoise`
-    # into (mu D - x) / sigma^2 would lose every digit at small sigma; collected, nothing cancels.
+    # x / mu is the unscaled data plus noise of level sigma / mu. Inserting the value of
+    # `edm_denoise` into (mu D - x) / sigma^2 would lose all digits at small sigma; with the terms
+    # in x collected, nothing cancels.
     c = row(sigma / mu, **constants)
     output = _inner_output(net, batch_mul(1 / mu, x), c)
     return batch_mul(c.c_out * mu / sigma**2, output) - batch_mul(c.c_drop / mu**2, x)
 
 
 def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametrization:
-    """The row of the table that `config.model.parametrization` names, for this SDE.
+    """The row of `PARAMETRIZATIONS` named by `config.model.parametrization`, for the given SDE.
 
     Raises:
-      ValueError: for an unknown name, or one that does not fit the network's switches.
+      ValueError: for an unknown name, or one that does not fit the network's settings.
     """
     name = _parametrization_name(config, sde)
     _check_parametrization(config, name)
@@ -165,7 +167,7 @@ def get_parametrization(config: ml_collections.ConfigDict, sde: SDE) -> Parametr
 
 
 def _check_parametrization(config: ml_collections.ConfigDict, name: str) -> None:
-    rows = PARAMETRIZATIONS | {"score_sde": None}  # resolved above, but a choice all the same
+    rows = PARAMETRIZATIONS | {"score_sde": None}  # score_sde is resolved before, but valid too
     lookup(rows, name, "parametrization (model.parametrization)")
     m, embedding = config.model, _embedding_type(config.model)
     if name.endswith("_index") and embedding == "fourier":
@@ -228,15 +230,15 @@ def get_score_fn(
     """The score of a network.
 
     Args:
-      sde: the SDE the network was trained with.
+      sde: the SDE with which the network was trained.
       model: called as `model(x, labels, train)`, with class labels as `class_labels`.
-      params: its parameters.
-      model_state: its other variable collections, used as they are.
-      parametrization: what it predicts, a row of `PARAMETRIZATIONS`.
+      params: parameters of the network.
+      model_state: other variable collections of the network, which are not changed.
+      parametrization: what the network predicts, a row of `PARAMETRIZATIONS`.
       train: whether dropout is on.
-      rng: key for dropout, needed with `train`.
-      class_labels: (B,) integers, of the classes of a network that is told them; `num_classes` of
-        the model stands for no class, as None does for all examples.
+      rng: key for dropout, required if `train`.
+      class_labels: (B,) integers, the classes of the examples for a class-conditional network,
+        where the model's `num_classes` means no class; None if no example has a class.
 
     Returns:
       x: (B, *S), t: (B,) -> (B, *S).
@@ -256,7 +258,7 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
 
     Args:
       config: the whole config.
-      sde: its SDE, if it has been built before.
+      sde: the config's SDE, if it has already been built.
 
     Raises:
       ValueError: for an unknown name or a field out of range.
@@ -271,16 +273,17 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
     if "dtype" in fields:
         kwargs["dtype"] = dtype
     if "centered" in fields:
-        kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS  # it scales
+        # Preconditioning scales the input itself.
+        kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS
     if "log_labels" in fields:
-        kwargs["log_labels"] = row not in ("edm", "edm_ve")  # whose c_noise is a log already
+        kwargs["log_labels"] = row not in ("edm", "edm_ve")  # their c_noise is already a log
     if config.model.num_classes and "num_classes" not in fields:
         raise ValueError(
             f"model.num_classes={config.model.num_classes}, but model.name={config.model.name!r} "
             "takes no classes; set it to 'ncsnpp' or 'ddpm', or model.num_classes=0"
         )
     if config.model.scale_by_sigma and _embedding_type(config.model) != "fourier":
-        with jax.ensure_compile_time_eval():  # numbers, also while a caller is being traced
+        with jax.ensure_compile_time_eval():  # concrete numbers, even while a caller is traced
             _, sigmas = sde.discrete_coeffs(jnp.arange(sde.N)[::-1])
         kwargs["sigmas"] = tuple(sigmas.tolist())
     return cls(**kwargs)
@@ -292,7 +295,8 @@ def init_model(
     """Builds and initialises the network.
 
     Returns:
-      The module, its parameters and its other variable collections (empty for all networks so far).
+      The module, its parameters, and its other variable collections (empty for all networks so
+      far).
 
     Raises:
       ValueError: for an unknown name or a field out of range.
@@ -304,10 +308,10 @@ def init_model(
 def init_variables(
     rng: jax.Array, model: nn.Module, config: ml_collections.ConfigDict
 ) -> tuple[Params, Params]:
-    """The parameters of a network before training, and its other variable collections."""
+    """The initial parameters of a network, and its other variable collections."""
     size, channels = config.data.image_size, config.data.num_channels
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    # Draws the parameters and never runs, nor compiles, the network.
+    # Draws the parameters without running or compiling the network.
     variables = model.lazy_init(rng, x, jax.ShapeDtypeStruct((1,), jnp.float32))
     return variables.pop("params"), variables
 
@@ -321,7 +325,7 @@ MODELS = {
     "ncsnv2_256": NCSNv2_256,
     "denoising_cnn": DenoisingCNN,
 }
-# networks x: (B, H, W, C), sigma: (B,) -> logits, which tell classes apart and have no score
+# Networks that classify noisy images, and have no score: x: (B, H, W, C), sigma: (B,) -> logits
 CLASSIFIERS = {"wideresnet": WideResnet, "noise_classifier": NoiseClassifier}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PRECONDITIONINGS = {

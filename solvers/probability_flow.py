@@ -61,6 +61,7 @@ class Integrator:
     max_steps: int = 4096
 
     def __post_init__(self) -> None:
+        # Unknown names are reported here, not at the first call.
         lookup(ODE_SOLVERS, self.solver, "ODE solver (sampling.ode_solver)")
         lookup(ERROR_CONTROLS, self.error_control, "error control (sampling.error_control)")
         if not (self.rtol > 0 and self.atol > 0):

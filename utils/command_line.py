@@ -1,6 +1,7 @@
-"""Command lines, with a config or without, whose every mistake is told in one sentence.
+"""Parses command lines, with or without a config, and reports every mistake in one sentence.
 
-absl and ml_collections raise a dozen kinds of errors for a config, most with a traceback.
+Without this module, a mistake in a config raises one of a dozen kinds of errors of absl and
+ml_collections, most of them with a traceback.
 """
 
 import argparse
@@ -17,14 +18,14 @@ from scorax.utils.config_files import find_config
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, so that one place shows all errors."""
+    """Raises ValueError for a mistake in a command line, so that one place shows all errors."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
 
 
 def run_tool(run: Callable[[list[str]], None]) -> None:
-    """Runs a command; what a user can mend is told without a traceback, and ends it with 2."""
+    """Runs a command; prints a ValueError without a traceback, and exits with status 2."""
     try:
         run(sys.argv)
     except ValueError as e:
@@ -33,14 +34,14 @@ def run_tool(run: Callable[[list[str]], None]) -> None:
 
 
 def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
-    """Parses the flags, of which `--config` is one defined by `DEFINE_config_file`.
+    """Parses the flags; `--config` must have been defined with `DEFINE_config_file`.
 
     Args:
-      argv: the command line, with the program's name.
-      default: a config with every field there is.
+      argv: the command line, including the program's name.
+      default: a config with every existing field.
 
     Raises:
-      ValueError: for what cannot be understood.
+      ValueError: for a command line that cannot be understood.
     """
     app.define_help_flags()
     argv = _with_config_path(argv)
@@ -48,9 +49,9 @@ def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
         _check_fields(argv, default)
         extra = flags.FLAGS(argv)[1:]
         if flags.FLAGS.config is not None:
-            flags.FLAGS.config.lock()  # a config file that could not be read is noticed here
+            flags.FLAGS.config.lock()  # raises if the config file could not be read
     except (flags.Error, OSError, SyntaxError) as e:
-        # What a config file raises comes with its traceback; the last line says it all.
+        # An error in a config file comes with its traceback, and its last line says what is wrong.
         reason = str(e).strip().splitlines()[-1].strip()
         reason = re.sub(r"^(ValueError: |.*\[Errno \d+\] )", "", reason)
         raise ValueError(
@@ -65,7 +66,7 @@ def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
 
 
 def _with_config_path(argv: list[str]) -> list[str]:
-    """The command line with the path of the config file, where it gives the name."""
+    """Replaces the name of a config in a command line by the path of the config file."""
     argv = list(argv)
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")

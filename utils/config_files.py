@@ -14,8 +14,8 @@ def find_config(name: str) -> str:
     """Returns the path of a config file.
 
     Args:
-      name: an existing path, or the name of a config of this package below `configs/`, such as
-        "ve/mnist". A suffix ":VARIANT" is kept.
+      name: an existing path, or the name of one of this package's configs, relative to `configs/`,
+        such as "ve/mnist". A suffix ":VARIANT" is kept.
 
     Raises:
       ValueError: if there is no such file; the message names configs with similar names.

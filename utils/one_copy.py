@@ -1,9 +1,9 @@
-"""One copy of every module, also where the folder of the package is on `sys.path`.
+"""Keeps a single copy of every module, even if the package's folder is on `sys.path`.
 
-Whoever starts Python in the repository can write `import sde_lib`, as with score_sde. That has to
-be `scorax.sde_lib` and no second module: two copies of a table of rows, or of a class, would not
-know each other. A name that is found anywhere else first, such as Hugging Face's `datasets`, is
-none of ours and is left alone.
+With the repository as the working directory, `import sde_lib` works as in score_sde. It must return
+`scorax.sde_lib` and not a second copy of the module, because code that uses one copy of a class or
+table would not recognise the other. Names that Python finds elsewhere first, such as Hugging Face's
+`datasets`, do not belong to this package and are left alone.
 """
 
 import importlib
@@ -14,12 +14,20 @@ import os
 import sys
 from types import ModuleType
 
+
+def _has_code(entry: os.DirEntry) -> bool:
+    """Whether a directory entry is a module or a package, and not the package's own file."""
+    if entry.is_dir():
+        return os.path.exists(os.path.join(entry.path, "__init__.py"))
+    return entry.name.endswith(".py") and entry.name != "__init__.py"
+
+
 _ROOT = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))
-_TOPS = {entry.name.removesuffix(".py") for entry in os.scandir(_ROOT)} - {"__init__"}
+_TOPS = {entry.name.removesuffix(".py") for entry in os.scandir(_ROOT) if _has_code(entry)}
 
 
 def _is_ours(name: str, file: str | None) -> bool:
-    """Whether a top-level module, or one below it, is the file of that place in this package."""
+    """Whether the module `name` was found in the file that has this name in our package."""
     if name.partition(".")[0] not in _TOPS or not file:
         return False
     place = os.path.join(_ROOT, *name.split("."))
@@ -41,15 +49,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = importlib.import_module(f"scorax.{spec.name}")
-        self._spec = module.__spec__
+        spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # which the import system has just replaced
+        module.__spec__ = self._spec  # the import system has just replaced it
 
 
 def install() -> None:
-    """Lets later imports find the one copy, and puts it in the place of earlier ones."""
+    """Makes later imports return the single copy, and replaces copies imported before."""
     sys.meta_path.insert(0, _Finder())
     for name, module in sorted(sys.modules.items()):
         if _is_ours(name, getattr(module, "__file__", None)):

@@ -4,7 +4,7 @@
     flax         checkpoint_N of score_sde: the same contents
     diffusers    UNet2DModel: one set of weights, which counts as the averaged weights
     safetensors  one set of weights under the names of score_sde_pytorch
-    weights      one set of weights under our names, for every network here, also classifiers
+    weights      one set of weights under our names, for any network, including classifiers
 
 Arrays are float32; their values are not changed.
 """
@@ -42,7 +42,7 @@ class Weights:
 
     Attributes:
       params_ema: averaged parameters.
-      params: raw parameters, which training updates; the averaged ones if a file has only these.
+      params: raw parameters, which training updates; equal to `params_ema` in a file with one set.
       step: number of updates; 0 if a file does not give it.
       moments: state of the optimizer; None if a file has none.
       ema_rate: decay of the average; None if a file does not give it.
