@@ -53,7 +53,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has just replaced it
+        # The import system has just replaced the module's own spec.
+        module.__spec__ = module.__spec__.loader_state
 
 
 def install() -> None:
