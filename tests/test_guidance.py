@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from oracles import log_joint, mixture_score, part_scores
 
 from scorax.conditioning.guidance import (
     WEIGHTS,
@@ -24,11 +25,10 @@ from scorax.sampling import CORRECTORS, PREDICTORS
 from scorax.sde_lib import SDES, VESDE, VPSDE
 from scorax.utils.arrays import batch_mul
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 # Three classes in the plane, each a Gaussian.
 MEANS = np.array([[1.0, 0.5], [-0.5, 1.5], [0.0, -1.0]])
 VARIANCES = np.array([0.1, 0.5, 0.3])
+SPREADS = np.stack([VARIANCES] * 2, 1)
 PRIOR = np.array([0.5, 0.2, 0.3])
 LABELS = np.array([0, 1, 2, 2, 1, 0, 1, 2])
 TIMES = np.array([0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
@@ -36,10 +36,7 @@ TIMES = np.array([0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
 
 def class_densities(x, mu, sigma):
     """log p_k + log p_t(x | k) of x: (B, 2), for mu and sigma: (B,) -> (B, K)."""
-    variances = mu[:, None] ** 2 * VARIANCES[None] + sigma[:, None] ** 2
-    offsets = x[:, None] - mu[:, None, None] * MEANS[None]
-    square = jnp.sum(offsets**2, -1)
-    return jnp.log(PRIOR)[None] - jnp.log(variances) - square / (2 * variances)
+    return log_joint(x, mu, sigma, PRIOR, MEANS, SPREADS)
 
 
 def classifier(x, sigma):
@@ -49,19 +46,12 @@ def classifier(x, sigma):
 
 def class_scores(sde, x, t):
     """The score of every class: (B, K, 2)."""
-    mu, sigma = sde.marginal_coeffs(t)
-    variances = mu[:, None] ** 2 * VARIANCES[None] + sigma[:, None] ** 2
-    return -(x[:, None] - mu[:, None, None] * MEANS[None]) / variances[..., None]
+    return part_scores(x, *sde.marginal_coeffs(t), MEANS, SPREADS)
 
 
-def mixture_score(sde):
-    """The classes' scores, weighted by their probabilities."""
-
-    def score_fn(x, t):
-        p = jax.nn.softmax(class_densities(x, *sde.marginal_coeffs(t)))
-        return jnp.sum(p[..., None] * class_scores(sde, x, t), 1)
-
-    return score_fn
+def whole_score(sde):
+    """The score of all classes together."""
+    return mixture_score(sde, PRIOR, MEANS, SPREADS)
 
 
 def score_of(sde):
@@ -70,7 +60,7 @@ def score_of(sde):
     def of_labels(labels):
         def score_fn(x, t):
             of_class = jnp.take_along_axis(class_scores(sde, x, t), labels[:, None, None] % 3, 1)
-            return jnp.where(labels[:, None] == 3, mixture_score(sde)(x, t), of_class[:, 0])
+            return jnp.where(labels[:, None] == 3, whole_score(sde)(x, t), of_class[:, 0])
 
         return score_fn
 
@@ -105,7 +95,7 @@ FULL = Constant(1.0)
 def guide(kind, sde, labels=LABELS, weight=FULL):
     """The exact score of the mixture, guided."""
     if kind == "classifier":
-        return classifier_guidance(mixture_score(sde), classifier, sde, labels, weight)
+        return classifier_guidance(whole_score(sde), classifier, sde, labels, weight)
     return classifier_free_guidance(score_of(sde), sde, labels, 3, weight)
 
 
@@ -133,7 +123,7 @@ def test_guided_score_is_exact(kind, sde):
             return jnp.sum(total + w(sigma / mu) * (joint[rows, LABELS] - total))
 
         of_class = class_scores(sde, x, t)[rows, LABELS]
-        return of_class, mixture_score(sde)(x, t), jax.grad(log_density)(x)
+        return of_class, whole_score(sde)(x, t), jax.grad(log_density)(x)
 
     for one, other in zip(actual(x, t), expected(x, t), strict=True):
         close(one, other)
@@ -173,7 +163,7 @@ def test_guided_samples_have_the_distribution_of_their_class():
     )
     predictor = PREDICTORS["reverse_diffusion"]
     sampler = get_pc_conditional_sampler(sde, condition, predictor, CORRECTORS["none"])
-    run = jax.jit(lambda rng: sampler(rng, mixture_score(sde), (len(labels), 2))[0])
+    run = jax.jit(lambda rng: sampler(rng, whole_score(sde), (len(labels), 2))[0])
     x = np.asarray(run(jax.random.key(0))).reshape(3, 4000, 2)
     # Five standard errors, and half a percent for 200 steps.
     error = 5 * np.sqrt(VARIANCES / 4000)[:, None] + 5e-3
@@ -193,7 +183,7 @@ def test_classifier_of_data_in_another_range(sde):
 
     x, t = states(sde)
     ours = change_range(of_other_data, 2.0, 3.0)
-    guided = jax.jit(classifier_guidance(mixture_score(sde), ours, sde, LABELS))
+    guided = jax.jit(classifier_guidance(whole_score(sde), ours, sde, LABELS))
     close(guided(x, t), class_scores(sde, x, t)[np.arange(len(LABELS)), LABELS])
 
 
@@ -261,7 +251,7 @@ def test_truncated_guidance_leaves_the_score_alone():
     """Bit for bit, and for each sample by its own noise level."""
     sde = VESDE(0.01, 50.0)
     x, t = states(sde)
-    plain = jax.jit(mixture_score(sde))(x, t)
+    plain = jax.jit(whole_score(sde))(x, t)
     full = jax.jit(guide("classifier", sde))(x, t)
     truncated = jax.jit(guide("classifier", sde, weight=Interval(1.0, 0.0, 0.02, 5.0)))(x, t)
     sigma = np.asarray(sde.marginal_coeffs(t)[1])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import correlated_score, gaussian_score, linear_posterior
 
 from golden import assert_golden, cases, load
 from scorax.conditioning.operators import get_block_mean, get_masking, get_random_projection
@@ -23,9 +24,7 @@ from scorax.conditioning.posterior import (
 from scorax.controllable_generation import get_pc_conditional_sampler
 from scorax.sampling import CORRECTORS, PREDICTORS
 from scorax.sde_lib import SDES, VPSDE
-from scorax.utils.arrays import batch_mul, expand_like
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
+from scorax.utils.arrays import batch_mul
 
 # Reference values of score-based data assimilation: trajectories (B, L, C, H, W), any event shape
 
@@ -52,12 +51,8 @@ def cases_of(name, kind):
 def assert_guided(case, condition_of):
     """eps = -sigma score, of the exact score of Gaussian data under the condition."""
     z, sde = load("sda"), schedule(case)
-    mean, var = (jnp.asarray(z[f"in/toy_{k}"])[None, None] for k in ("mean", "var"))
-
-    def score_fn(x, t):
-        mu, sigma = (expand_like(c, x) for c in sde.marginal_coeffs(t))
-        return -(x - mu * mean) / (mu**2 * var + sigma**2)
-
+    mean, var = (z[f"in/toy_{k}"] for k in ("mean", "var"))
+    score_fn = gaussian_score(sde, mean, var)
     operator = {
         "linear": lambda x: x[:, :: case["subsample"]],
         "nonlinear": lambda x: x / (1 + jnp.abs(x)),
@@ -106,20 +101,6 @@ def linear(matrix):
     return lambda x: jnp.matmul(x, matrix)
 
 
-def gaussian_score(sde, mean, covariance):
-    """Exact score of x_t for data N(mean, covariance), both float64."""
-    values, vectors = np.linalg.eigh(covariance)
-    values, vectors = jnp.asarray(values[None], jnp.float32), jnp.asarray(vectors, jnp.float32)
-
-    def score_fn(x, t):
-        mu, sigma = (c[:, None] for c in sde.marginal_coeffs(t))
-        total = mu**2 * values + sigma**2
-        centered = x - mu * jnp.asarray(mean[None], jnp.float32)
-        return -jnp.matmul(jnp.matmul(centered, vectors) / total, vectors.T)
-
-    return score_fn
-
-
 @pytest.mark.parametrize(
     "case", cases_of("likelihood_exact", "state_space"), ids=lambda c: c["key"]
 )
@@ -135,7 +116,7 @@ def test_golden_state_space(case, method):
         sde = SimpleNamespace(marginal_coeffs=lambda t, c=coefficients: c)
         y_batch = jnp.asarray(y[None], jnp.float32)
         condition = exact_conditions(sde, matrix, covariance, y_batch, case["obs_std"])[method]
-        score_fn = gaussian_score(sde, mean, covariance)
+        score_fn = correlated_score(sde, mean, covariance)
         x, t = jnp.asarray(z[f"{key}/noised{i}_x_f64"][None], jnp.float32), jnp.zeros(1)
         for fn, name in ((score_fn, "prior"), (condition(score_fn), "posterior")):
             assert_golden(fn(x, t)[0], z, f"{key}/noised{i}_{name}_score_f64")
@@ -157,11 +138,6 @@ def problem():
     return SimpleNamespace(mean=mean, covariance=covariance, matrix=matrix, std=std, y=y)
 
 
-def posterior_of(mean, covariance, matrix, y, variance):
-    gain = covariance @ matrix.T @ np.linalg.inv(matrix @ covariance @ matrix.T + variance)
-    return mean + gain @ (y - matrix @ mean), covariance - gain @ matrix @ covariance
-
-
 def assert_score_is_exact(sde, condition, score_fn, exact_fn, rtol=2e-4):
     """At times from T to t_min, at states that the posterior's x_t might take."""
     guided, rng = jax.jit(condition(score_fn)), np.random.default_rng(1)
@@ -180,10 +156,9 @@ def test_guided_score_is_the_posterior_score(name, method):
     p, sde = problem(), SDES[name]()
     y = jnp.asarray(p.y[None], jnp.float32)
     condition = exact_conditions(sde, p.matrix, p.covariance, y, p.std)[method]
-    posterior = posterior_of(p.mean, p.covariance, p.matrix, p.y, p.std**2 * np.eye(M))
-    assert_score_is_exact(
-        sde, condition, gaussian_score(sde, p.mean, p.covariance), gaussian_score(sde, *posterior)
-    )
+    posterior = linear_posterior(p.mean, p.covariance, p.matrix, p.y, p.std**2 * np.eye(M))
+    prior, exact = (correlated_score(sde, *law) for law in ((p.mean, p.covariance), posterior))
+    assert_score_is_exact(sde, condition, prior, exact)
 
 
 @pytest.mark.parametrize("name", list(SDES))
@@ -191,23 +166,24 @@ def test_guided_score_is_the_posterior_score(name, method):
 def test_pigdm_is_exact_for_white_data(name, std):
     p, sde, v = problem(), SDES[name](), 0.7
     y, white = jnp.asarray(p.y[None], jnp.float32), v * np.eye(D)
-    posterior = posterior_of(p.mean, white, p.matrix, p.y, np.diag(np.broadcast_to(std, M) ** 2))
+    noise = np.diag(np.broadcast_to(std, M) ** 2)
+    posterior = linear_posterior(p.mean, white, p.matrix, p.y, noise)
     condition = PiGDM(sde, linear(p.matrix), y, std, data_variance=v)
     assert_score_is_exact(
-        sde, condition, gaussian_score(sde, p.mean, white), gaussian_score(sde, *posterior)
+        sde, condition, correlated_score(sde, p.mean, white), correlated_score(sde, *posterior)
     )
 
 
 def test_array_of_noise_works_with_every_covariance():
     p, sde, std = problem(), VPSDE(), np.array([0.1, 0.5, 1.0])
-    posterior = posterior_of(p.mean, p.covariance, p.matrix, p.y, np.diag(std**2))
+    posterior = linear_posterior(p.mean, p.covariance, p.matrix, p.y, np.diag(std**2))
     y = jnp.asarray(p.y[None], jnp.float32)
     for condition in exact_conditions(sde, p.matrix, p.covariance, y, std).values():
         assert_score_is_exact(
             sde,
             condition,
-            gaussian_score(sde, p.mean, p.covariance),
-            gaussian_score(sde, *posterior),
+            correlated_score(sde, p.mean, p.covariance),
+            correlated_score(sde, *posterior),
         )
 
 
@@ -216,7 +192,7 @@ def test_gamma_is_the_covariance_in_units_of_the_noise(gamma):
     """The same as the whole covariance diag(gamma) (sigma / mu)^2."""
     p, sde = problem(), VPSDE()
     y = jnp.asarray(p.y[None], jnp.float32)
-    score_fn = gaussian_score(sde, p.mean, p.covariance)
+    score_fn = correlated_score(sde, p.mean, p.covariance)
 
     def covariance(t):
         mu, sigma = sde.marginal_coeffs(t)
@@ -230,7 +206,7 @@ def test_gamma_is_the_covariance_in_units_of_the_noise(gamma):
 def test_each_example_is_on_its_own(name):
     """A batch with a measurement each, or one for all, is what its examples are alone."""
     p, sde = problem(), VPSDE()
-    score_fn = gaussian_score(sde, p.mean, p.covariance)
+    score_fn = correlated_score(sde, p.mean, p.covariance)
     rng = np.random.default_rng(2)
     x, y = (jnp.asarray(rng.normal(size=(4, n)), jnp.float32) for n in (D, M))
     t = jnp.asarray([0.05, 0.3, 0.6, 0.9])
@@ -252,7 +228,7 @@ def test_each_example_is_on_its_own(name):
 def test_dps_follows_the_norm_of_the_residual():
     """Half the published factor is the gradient of a norm: zeta |y - A(x_hat)|, twice."""
     p, sde = problem(), VPSDE()
-    score_fn = gaussian_score(sde, p.mean, p.covariance)
+    score_fn = correlated_score(sde, p.mean, p.covariance)
     x, y = jnp.linspace(-1, 1, D)[None], jnp.asarray(p.y[None], jnp.float32)
     t = jnp.asarray([0.4])
 
@@ -278,7 +254,7 @@ def draw(sde, condition):
     sampler = get_pc_conditional_sampler(
         sde, condition, PREDICTORS["euler_maruyama"], CORRECTORS["none"]
     )
-    score_fn = gaussian_score(sde, p.mean, p.covariance)
+    score_fn = correlated_score(sde, p.mean, p.covariance)
     x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (SAMPLES, D)))(jax.random.key(0))
     return np.asarray(x, np.float64)
 
@@ -287,7 +263,7 @@ def deviations(x, matrix=None, y=None):
     """Largest errors of mean and covariance, in units of the posterior's spread."""
     p = problem()
     matrix, y = (p.matrix, p.y) if matrix is None else (matrix, y)
-    mean, covariance = posterior_of(p.mean, p.covariance, matrix, y, p.std**2 * np.eye(M))
+    mean, covariance = linear_posterior(p.mean, p.covariance, matrix, y, p.std**2 * np.eye(M))
     whiten = np.linalg.inv(np.linalg.cholesky(covariance))
     z = (x - mean) @ whiten.T
     return np.abs(z.mean(0)).max(), np.abs(z.T @ z / len(z) - np.eye(D)).max()

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import gaussian_flow, gaussian_score, mixture_score, toy_score
 from scipy.stats import norm
 
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
@@ -22,19 +23,12 @@ from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
 # Reference values
 
 
-def std_of(sde, x, t):
-    return sde.marginal_prob(x, t)[1][:, None, None, None]
-
-
 @pytest.mark.parametrize("case", cases("sampler_steps"), ids=lambda c: c["key"])
 def test_golden_step(case, stored_noise):
     z, key = load("sampler_steps"), case["key"]
     settings = parse(z, "config")
     sde = sde_of(case["sde"], settings)
-
-    def score_fn(x, t):
-        return -x / (1 + std_of(sde, x, t) ** 2)
-
+    score_fn = toy_score(sde)
     x, t = jnp.asarray(nhwc(z[case["x"]])), jnp.asarray(z[case["t"]])
     if case["kind"] == "predictor":
         update = PREDICTORS[case["name"]](sde, score_fn, case["probability_flow"])
@@ -53,12 +47,8 @@ def test_golden_run(case, stored_noise):
     z, key = load("pc_sampler_runs"), case["key"]
     settings = parse(z, "config")
     sde = sde_of(case["sde"], settings)
-    mean, var = (jnp.asarray(z[f"in/toy_{k}"].transpose(1, 2, 0))[None] for k in ("mean", "var"))
-
-    def score_fn(x, t):
-        mu = sde.marginal_coeffs(t)[0][:, None, None, None]
-        return -(x - mu * mean) / (var * mu**2 + std_of(sde, x, t) ** 2)
-
+    mean, var = (jnp.asarray(z[f"in/toy_{k}"].transpose(1, 2, 0)) for k in ("mean", "var"))
+    score_fn = gaussian_score(sde, mean, var)
     sampler = get_pc_sampler(
         sde,
         PREDICTORS[case["predictor"]],
@@ -91,22 +81,10 @@ CENTERS, SPREADS = np.array([[-1.0, 0.4], [0.8, -0.5]]), np.array([[0.15, 0.3], 
 
 
 def exact_score(sde):
-    """grad log p_t, from p_t = N(mu m, mu^2 v + sigma^2) of each component."""
-    mean, var, weights, centers, spreads = (
-        jnp.asarray(a, jnp.float32)[None] for a in (MEAN, VAR, WEIGHTS, CENTERS, SPREADS)
-    )
-
-    def score_fn(x, t):
-        mu, sigma = (c[:, None] for c in sde.marginal_coeffs(t))
-        gaussian = -(x[:, :2] - mu * mean) / (mu**2 * var + sigma**2)
-        mu, sigma = mu[:, None], sigma[:, None]
-        total = mu**2 * spreads + sigma**2
-        d = x[:, None, 2:] - mu * centers
-        log_density = jnp.log(weights) - jnp.sum(d**2 / total + jnp.log(total), -1) / 2
-        share = jax.nn.softmax(log_density, -1)[:, :, None]
-        return jnp.concatenate([gaussian, -jnp.sum(share * d / total, 1)], -1)
-
-    return score_fn
+    """The scores of the two independent halves, side by side."""
+    gaussian = gaussian_score(sde, MEAN, VAR)
+    mixture = mixture_score(sde, WEIGHTS, CENTERS, SPREADS)
+    return lambda x, t: jnp.concatenate([gaussian(x[:, :2], t), mixture(x[:, 2:], t)], -1)
 
 
 @functools.cache
@@ -125,42 +103,13 @@ def exact():
     return mean, cov, np.std(x[:, :, None] * x[:, None, :], axis=0)
 
 
-def test_the_oracle_is_a_score():
-    """The closed form against a numerical derivative of the log density, and its moments."""
-    sde = VPSDE()
-    t = jnp.asarray([0.3])
-    mu, sigma = (float(c[0]) for c in sde.marginal_coeffs(t))
-
-    def log_p(x):
-        gaussian = norm.logpdf(x[:2], mu * MEAN, np.sqrt(mu**2 * VAR + sigma**2)).sum()
-        parts = norm.pdf(x[2:], mu * CENTERS, np.sqrt(mu**2 * SPREADS + sigma**2)).prod(-1)
-        return gaussian + np.log(WEIGHTS @ parts)
-
-    x, h = np.array([0.3, -1.0, 0.2, 0.5]), 1e-5
-    numeric = [(log_p(x + h * e) - log_p(x - h * e)) / (2 * h) for e in np.eye(4)]
-    score = exact_score(sde)(jnp.asarray(x, jnp.float32)[None], t)[0]
-    np.testing.assert_allclose(score, numeric, rtol=1e-4)
-
-
 def draw(sampler, sde, n, seed=0, get_score=exact_score):
     x, _ = jax.jit(lambda rng: sampler(rng, get_score(sde), (n, 4)))(jax.random.key(seed))
     return np.asarray(x, np.float64)
 
 
-def unit_score(sde):
-    """Of standard normal data: compiles fast, for the tests that look at something else."""
-    return exact_gaussian(sde, 0.0, 1.0)
-
-
-def exact_gaussian(sde, mean, var):
-    def score_fn(x, t):
-        mu, sigma = (c[:, None] for c in sde.marginal_coeffs(t))
-        return -(x - mu * mean) / (mu**2 * var + sigma**2)
-
-    return score_fn
-
-
-draw_unit = functools.partial(draw, get_score=unit_score)
+# Standard normal data compile fast, for the tests that look at something else.
+draw_unit = functools.partial(draw, get_score=gaussian_score)
 
 
 def assert_distribution(x, bias, shift=0.0):
@@ -280,13 +229,12 @@ def test_probability_flow_converges_with_first_order(name, monkeypatch):
         sampler = get_pc_sampler(
             sde, PREDICTORS["euler_maruyama"], CORRECTORS["none"], probability_flow=True, eps=1e-6
         )
-        score_fn = exact_gaussian(sde, 0.0, v)
+        score_fn = gaussian_score(sde, 0.0, v)
         x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (2, 1)))(jax.random.key(0))
         return float(x[1, 0] - x[0, 0]) / 2
 
     sde = cls()
-    mu, sigma = (float(c[0]) for c in sde.marginal_coeffs(jnp.asarray([sde.T])))
-    exact = sde.prior_std * math.sqrt(v / (mu**2 * v + sigma**2))
+    exact = float(gaussian_flow(sde, 0.0, v, sde.prior_std, sde.T, 1e-6))
     errors = [spread(n) - exact for n in (250, 500, 1000)]
     assert abs(errors[-1]) < 0.04 * exact
     for coarse, fine in zip(errors, errors[1:], strict=False):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from oracles import toy_score
 
 from golden import assert_golden, load, nhwc, parse, relative_error, sde_of
 from scorax import sde_lib
@@ -34,16 +35,6 @@ def golden_setting(z, name):
     return sde, jnp.asarray(nhwc(z["in/x"])), jnp.asarray(z["in/t"])
 
 
-def unit_toy(sde):
-    """The score of standard normal data without the shrinkage of its mean."""
-
-    def score_fn(x, t):
-        _, std = sde.marginal_prob(x, t)
-        return -x / (1 + std**2)[:, None, None, None]
-
-    return score_fn
-
-
 @GOLDEN
 def test_golden_forward_process(numbers, name):
     sde, x, t = golden_setting(numbers, name)
@@ -60,7 +51,7 @@ def test_golden_forward_process(numbers, name):
 @pytest.mark.parametrize("flow", [False, True], ids=["sde", "ode"])
 def test_golden_reverse_process(numbers, name, flow):
     sde, x, t = golden_setting(numbers, name)
-    score_fn = unit_toy(sde)
+    score_fn = toy_score(sde)
     assert_golden(score_fn(x, t), numbers, f"{name}/score")
     reverse = sde.reverse(score_fn, probability_flow=flow)
     prefix = f"{name}/reverse_pf_" if flow else f"{name}/reverse_"
