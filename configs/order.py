@@ -1,10 +1,10 @@
-"""The order in which parts are applied to a config, and a decorator that holds them to it.
+"""The order in which parts are applied to a config, and a decorator that enforces it.
 
-A part builds on what the parts before it have set: `mnist` reads the range of the data, which the
-SDE decides, and `edm` replaces what the network came with. In another order the same parts would
-give other values. So each part is of a kind, a config takes at most one part of a kind, and the
-kinds follow each other as in `ORDER`. Anything else raises ValueError. The parts that a part calls
-itself may come in any order, as long as the config gets no second part of a kind from another.
+A part builds on values set by earlier parts: `mnist` reads the range of the data, which the SDE's
+part sets, and `edm` replaces settings of the network's part. In a different order the same parts
+would give different values. Therefore every part has a kind, a config takes at most one part of
+each kind, and the kinds must come in the order of `ORDER`. Anything else raises ValueError. A part
+may call other parts in any order, as long as no other part adds a second part of the same kind.
 """
 
 import dataclasses
@@ -20,21 +20,22 @@ ORDER = ("SDE", "network", "noise levels", "data", "size", "objective", "sampler
 class _Applied:
     """The parts applied to one config so far."""
 
-    # The part that the config file is calling, the part which that one is calling, and so on.
+    # The call stack: the part called by the config file, the part called by that part, and so on.
     running: list[str] = dataclasses.field(default_factory=list)
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part
-    callers: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part of the file
+    # kind -> part that the config file called, directly or to get the part of this kind
+    callers: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def part(kind: str) -> Callable[[Callable], Callable]:
-    """Decorates a part `(c, ...) -> None` of a kind, a row of `ORDER`, to hold it to the order."""
+    """Decorates a part `(c, ...) -> None` to enforce the order; `kind` is an item of `ORDER`."""
     return functools.partial(_in_order, kind)
 
 
 def _in_order(kind: str, function: Callable) -> Callable:
     @functools.wraps(function)
     def checked(c: ml_collections.ConfigDict, *args: object, **kwargs: object) -> None:
-        applied = vars(c).setdefault("_applied", _Applied())  # an attribute, which is no key
+        applied = vars(c).setdefault("_applied", _Applied())  # an attribute of c, not a key
         applied.running.append(function.__name__)
         try:
             _check(applied, kind)
@@ -46,7 +47,7 @@ def _in_order(kind: str, function: Callable) -> Callable:
 
 
 def _check(applied: _Applied, kind: str) -> None:
-    """Raises ValueError unless the innermost running part may come now, and else notes it."""
+    """Records the innermost running part; raises ValueError if it must not come now."""
     caller, name = applied.running[0], applied.running[-1]
     what = f"parts.{caller}(c)" + (f", which calls parts.{name}(c)," if name != caller else "")
     if applied.callers.get(kind, caller) != caller and applied.names[kind] != name:

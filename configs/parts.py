@@ -1,7 +1,7 @@
-"""Parts that configs are put together from: each sets some keys of a config in place.
+"""The parts of which configs are composed: each sets some keys of a config in place.
 
-An experiment is `base.get_config()`, a few of these, its own deltas and, last, `finish`. At most
-one part of a kind is called, in the order that `configs/order.py` gives the kinds.
+An experiment is `base.get_config()`, a few of these parts, a few values of its own and, last,
+`finish`. It calls at most one part of each kind, in the order of kinds in `configs/order.py`.
 """
 
 import math
@@ -45,7 +45,7 @@ def ncsnpp(c: ml_collections.ConfigDict) -> None:
 
 @part("network")
 def ncsnpp_pyramids(c: ml_collections.ConfigDict) -> None:
-    """NCSN++ as trained from 256 pixels up: skip connections through input and output pyramids."""
+    """NCSN++ as trained at 256 pixels and more, with input and output pyramids."""
     ncsnpp(c)
     c.model.progressive = "output_skip"
     c.model.progressive_input = "input_skip"
@@ -53,7 +53,7 @@ def ncsnpp_pyramids(c: ml_collections.ConfigDict) -> None:
 
 @part("network")
 def ncsnpp_vp(c: ml_collections.ConfigDict) -> None:
-    """NCSN++ as trained under the VP and sub-VP SDEs: told the time instead of sigma."""
+    """NCSN++ as trained with the VP and sub-VP SDEs: its input is the time instead of sigma."""
     ncsnpp(c)
     c.model.embedding_type = "positional"
     c.model.scale_by_sigma = False
@@ -61,7 +61,7 @@ def ncsnpp_vp(c: ml_collections.ConfigDict) -> None:
 
 @part("network")
 def ncsnpp_256(c: ml_collections.ConfigDict) -> None:
-    """NCSN++ as trained under the VE SDE at 256 pixels."""
+    """NCSN++ as trained with the VE SDE at 256 pixels."""
     ncsnpp_pyramids(c)
     c.model.ch_mult = (1, 1, 2, 2, 2, 2, 2)
     c.model.num_res_blocks = 2
@@ -70,7 +70,7 @@ def ncsnpp_256(c: ml_collections.ConfigDict) -> None:
 
 @part("network")
 def ncsnpp_1024(c: ml_collections.ConfigDict) -> None:
-    """NCSN++ as trained under the VE SDE on faces of 1,024 pixels, with data and schedule."""
+    """NCSN++ as trained with the VE SDE on faces at 1,024 pixels, with image size and schedule."""
     ncsnpp_pyramids(c)
     c.data.image_size = 1024
     m = c.model
@@ -133,7 +133,7 @@ def ncsn(c: ml_collections.ConfigDict) -> None:
 
 @part("network")
 def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
-    """NCSNv2 (Song & Ermon 2020): the network of that name, which is not told the noise level."""
+    """NCSNv2 (Song & Ermon 2020): the network called `name`, which does not see the noise level."""
     ncsn(c)
     c.model.name = name
     c.model.scale_by_sigma = True
@@ -142,7 +142,7 @@ def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
 
 @part("noise levels")
 def discrete(c: ml_collections.ConfigDict) -> None:
-    """Training on the N noise levels of SMLD or DDPM, given to the network as indices."""
+    """Training on the N noise levels of SMLD or DDPM; the network sees the index of a level."""
     c.training.continuous = False
     c.model.embedding_type = "positional"
 
@@ -182,7 +182,7 @@ def pixels_256(c: ml_collections.ConfigDict, dataset: str, category: str = "") -
 
 @part("size")
 def deep(c: ml_collections.ConfigDict) -> None:
-    """Twice the depth, trained for 950,000 steps (the models with the best published FID)."""
+    """Twice the depth, trained for 950,000 steps: the models with the best published FID."""
     c.model.num_res_blocks = 8
     c.training.n_iters = 950_000
 
@@ -192,21 +192,21 @@ def edm(c: ml_collections.ConfigDict) -> None:
     """Preconditioning, noise levels and weight of Karras et al. 2022, for any SDE."""
     c.model.parametrization = "edm"
     c.model.scale_by_sigma = False
-    c.model.fourier_scale = 1.0  # of log(sigma) / 4, which spans about 2, not of log(sigma)
+    c.model.fourier_scale = 1.0  # the input is log(sigma) / 4, which spans only about 2
     c.training.objective = "edm"
     c.training.reduce_mean = True
 
 
 @part("sampler")
 def heun(c: ml_collections.ConfigDict) -> None:
-    """The sampler of Karras et al. 2022: Heun's method on their grid, 18 steps, 35 evaluations."""
+    """The sampler of Karras et al. 2022: Heun's rule on their grid, 18 steps, 35 evaluations."""
     c.sampling.method = "heun"
     c.sampling.steps = 18
 
 
 @part("size")
 def small(c: ml_collections.ConfigDict, n_iters: int) -> None:
-    """An NCSN++ for some 30 pixels, and a schedule, that two CPU cores train in minutes."""
+    """An NCSN++ for images of about 30 pixels, with a schedule that takes two CPU cores minutes."""
     m = c.model
     m.nf = 16
     m.ch_mult = (1, 2, 4)
@@ -225,7 +225,7 @@ def small(c: ml_collections.ConfigDict, n_iters: int) -> None:
     c.optim.lr = 2e-3
     c.optim.warmup = 50
     c.optim.schedule = "cosine"
-    c.sampling.steps = 200 if c.sampling.corrector == "none" else 100  # 200 evaluations both times
+    c.sampling.steps = 200 if c.sampling.corrector == "none" else 100  # 200 evaluations either way
     c.sampling.snr = 0.22
     c.eval.batch_size = 64
     c.eval.num_samples = 64
@@ -233,28 +233,28 @@ def small(c: ml_collections.ConfigDict, n_iters: int) -> None:
 
 @part("data")
 def mnist(c: ml_collections.ConfigDict) -> None:
-    """28-pixel digits, and a network that two CPU cores train on them in ten minutes."""
+    """28-pixel digits, with a network that trains in ten minutes on two CPU cores."""
     c.data.dataset = "mnist"
     c.data.image_size = 28
     c.data.num_channels = 1
     c.data.random_flip = False
     small(c, 2400)
     m, t = c.model, c.training
-    scale = 2.0 if c.data.centered else 1.0  # of distances, in [-1, 1] or [0, 1]
+    scale = 2.0 if c.data.centered else 1.0  # width of the model's range, [-1, 1] or [0, 1]
     m.sigma_max = 16.0 * scale  # the largest distance between two of these digits is 15.8
     m.sigma_data = 0.33 * scale
-    t.p_mean = math.log(scale)  # digits get their shape at sigma 0.5 to 5
+    t.p_mean = math.log(scale)  # digits take shape at sigma 0.5 to 5
     t.p_std = 1.4
-    c.eval.features = "classifier"  # trained on the spot, nothing to download
-    c.eval.likelihood = "pigdm"  # on digits better than "mmps", and cheaper
+    c.eval.features = "classifier"  # trained when first needed, nothing to download
+    c.eval.likelihood = "pigdm"  # better on digits than "mmps", and cheaper
     c.eval.known_likelihood = "pigdm"
     c.guidance.classifier = "pretrained/mnist_classifier"
-    c.guidance.weight = 15.0  # 63 of 64 samples are as asked; without a classifier 1 to 3 is enough
+    c.guidance.weight = 15.0  # 63 of 64 samples have the requested class; classifier-free: 1 to 3
 
 
 @part("objective")
 def classifier(c: ml_collections.ConfigDict) -> None:
-    """A classifier of images with the noise of the VE SDE, in place of the score network."""
+    """A noise classifier for the noise levels of the VE SDE, instead of a score network."""
     ve(c)
     c.training.objective = "classifier"
     c.model.num_classes = 10
@@ -272,18 +272,18 @@ def photographs(c: ml_collections.ConfigDict) -> None:
 
 @part("objective")
 def denoiser(c: ml_collections.ConfigDict) -> None:
-    """A small CNN that knows the score of images in [0, 1] with noise 0.1, and no other."""
+    """A small CNN that knows the score of images in [0, 1] only at noise level 0.1."""
     ve(c)
     m = c.model
     m.name = "denoising_cnn"
     m.parametrization = "score"
     m.nf = 64
     m.ch_mult = (1, 2)
-    m.sigma_max = 0.1  # the noise
+    m.sigma_max = 0.1  # the noise level
     t = c.training
     t.objective = "last_level"
     t.reduce_mean = True
-    t.snapshot_sampling = False  # noise cannot be made data with a score at one level
+    t.snapshot_sampling = False  # a score at one noise level does not suffice to draw samples
     c.optim.lr = 1e-4
     c.optim.warmup = 0
     c.optim.grad_clip = -1.0
@@ -296,7 +296,7 @@ def denoiser(c: ml_collections.ConfigDict) -> None:
 
 @part("objective")
 def offline_denoiser(c: ml_collections.ConfigDict) -> None:
-    """The same, trained on two CPU cores in minutes: fewer, larger steps on smaller batches."""
+    """`denoiser` for two CPU cores: trains in minutes with fewer, larger steps, smaller batches."""
     denoiser(c)
     c.model.ema_rate = 0.99
     c.model.ema_warmup = True
@@ -313,7 +313,7 @@ def offline_denoiser(c: ml_collections.ConfigDict) -> None:
 
 @part("variant")
 def smoke(c: ml_collections.ConfigDict) -> None:
-    """The same pipeline, tiny: 8-pixel digits that come with scikit-learn, seconds on a CPU."""
+    """A tiny variant of any config, on scikit-learn's 8-pixel digits: seconds on a CPU."""
     c.data.dataset = "digits"
     c.data.dir = ""
     c.eval.features = "classifier"
@@ -321,7 +321,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     c.data.image_size = 8
     c.data.num_channels = 1
     m = c.model
-    m.nf = 32 if m.name == "ddpm" else 8  # its normalisation has 32 groups
+    m.nf = 32 if m.name == "ddpm" else 8  # the normalisation of DDPM has 32 groups
     m.ch_mult = (1, 2)
     m.num_res_blocks = 1
     m.attn_resolutions = (4,)
@@ -342,7 +342,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
 
 
 def finish(c: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """Applies a variant, `--config FILE:variant`, and returns the config.
+    """Applies the variant given by `--config FILE:variant`, and returns the config.
 
     Raises:
       ValueError: for an unknown variant.

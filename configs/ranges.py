@@ -1,7 +1,7 @@
-"""What the numbers of a config may be, where nothing that is built from them checks it.
+"""Ranges of numbers in a config that no other code checks.
 
-A value out of range would train, sample or fail in silence. Types need no table: those of
-`configs/base.py` hold.
+A value out of range would otherwise go unnoticed, and spoil training or sampling. Types need no
+table, because `configs/base.py` fixes the type of every key.
 """
 
 import math
@@ -36,10 +36,10 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def check_ranges(config: ml_collections.ConfigDict) -> None:
-    """Refuses the first number of a config that lies outside its range.
+    """Checks all numbers with a range.
 
     Raises:
-      ValueError: naming the field, its value and what it may be.
+      ValueError: naming the first field out of range, its value and the allowed values.
     """
     for field, (low, high) in RANGES.items():
         section, key = field.split(".")

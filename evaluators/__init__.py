@@ -1,4 +1,4 @@
-"""What `--mode eval` can find out about a checkpoint: the tasks, one row of EVALUATORS each."""
+"""The tasks of `--mode eval`, which evaluate a checkpoint: each is a row of EVALUATORS."""
 
 import functools
 import json
@@ -48,7 +48,7 @@ REPORT = "report.json"
 
 
 def check(experiment: Experiment) -> None:
-    """Finds out whether the tasks of the config can run, before anything is compiled.
+    """Checks that the tasks of the config can run, before anything is compiled.
 
     Raises:
       ValueError: for an unknown task, or if something that a task needs is missing.
@@ -71,7 +71,7 @@ def check(experiment: Experiment) -> None:
 
 
 def in_order(tasks: Sequence[str]) -> list[str]:
-    """The tasks, each once and behind those whose files it reads.
+    """The tasks without repetitions, each after the tasks whose files it reads.
 
     Raises:
       ValueError: for an unknown task.
@@ -83,10 +83,10 @@ def in_order(tasks: Sequence[str]) -> list[str]:
 
 
 def read_report(folder: str) -> Numbers:
-    """The report of an earlier evaluation; without any, nothing.
+    """The report of an earlier evaluation; empty if there is none.
 
     Raises:
-      ValueError: if it is damaged.
+      ValueError: if the report is damaged.
     """
     path = os.path.join(folder, REPORT)
     try:
@@ -104,13 +104,17 @@ _ORIGINALS = ("eval.images", *_SPLIT)
 
 
 def _conditional(problem: type[Problem], *depends_on: Any) -> Evaluator:
-    """The row of a task that draws images given a measurement of others."""
+    """The row of a task that draws images given measurements of other images."""
     return Evaluator(
         problem.name,
         functools.partial(evaluate_conditional, problem),
         (
-            *("sampling.", "eval.num_conditioned", "eval.samples_per_image", *_ORIGINALS),
-            *(LIKELIHOODS, *depends_on),
+            "sampling.",
+            "eval.num_conditioned",
+            "eval.samples_per_image",
+            *_ORIGINALS,
+            LIKELIHOODS,
+            *depends_on,
         ),
         functools.partial(check_conditional, problem),
     )
@@ -154,7 +158,11 @@ _ROWS = (
         "denoise",
         evaluate_denoise,
         (
-            *("sampling.", DENOISERS, "eval.denoisers", "eval.noise_std", "eval.num_denoised"),
+            "sampling.",
+            DENOISERS,
+            "eval.denoisers",
+            "eval.noise_std",
+            "eval.num_denoised",
             *_ORIGINALS,
         ),
         check_denoise,

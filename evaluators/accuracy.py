@@ -1,4 +1,4 @@
-"""The task "accuracy": how many images with noise a classifier tells apart, at each noise level."""
+"""The task "accuracy": the share of noisy images that a noise classifier gets right, by level."""
 
 import functools
 import logging
@@ -22,17 +22,17 @@ from scorax.utils.logging import write_atomically
 
 _log = logging.getLogger(__name__)
 
-_LEVELS = 13  # from the smallest of training to the largest, evenly in log sigma
-_IN_TRAINING = 1000  # images at most that a training run is judged by
+_LEVELS = 13  # from the smallest to the largest level of training, evenly spaced in log sigma
+_IN_TRAINING = 1000  # largest number of images on which accuracy is measured during training
 
 
 class AccuracyCurve:
-    """Which images of `eval.split` a classifier tells at which noise level, compiled once.
+    """Finds the images of `eval.split` that a noise classifier gets right at each noise level.
 
     Attributes:
-      levels: sigma / mu, (K,) rising.
-      batch_size: images of a batch.
-      size: of the split.
+      levels: sigma / mu in ascending order, (K,).
+      batch_size: number of images in a batch.
+      size: number of images in the split.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -62,14 +62,14 @@ class AccuracyCurve:
         self._judge = judge
 
     def judge(self, i: int, rng: jax.Array, state: losses.State) -> np.ndarray:
-        """Whether the averaged parameters tell each image of batch i, at each level: (B, K)."""
-        # Each process reads its share of the batch and is given the others'.
+        """Whether the averaged parameters classify the images of batch i correctly: (B, K)."""
+        # Each process reads its share of the batch and receives the shares of the others.
         batch = parallel.to_host(self._batches[i])
         batch = jax.tree.map(lambda x: x[np.argsort(batch["index"])], batch)
         return parallel.to_host(self._judge(rng, state.params_ema, state.model_state, batch))
 
     def in_training(self, rng: jax.Array, state: losses.State) -> np.ndarray:
-        """Accuracy at each level, (K,), on the first images."""
+        """Accuracy at each level, (K,), on the first images of the split."""
         n = min(self.size, _IN_TRAINING)
         batches = range(-(-n // self.batch_size))
         correct = [self.judge(i, jax.random.fold_in(rng, i), state) for i in batches]
@@ -91,8 +91,8 @@ class AccuracyCurve:
 def evaluate_accuracy(context: TaskContext) -> Numbers:
     """Accuracy on images of the split at noise levels evenly spaced in log sigma: `accuracy.png`.
 
-    Every image counts once at each level, with noise of its own. Where "held_out" is false, these
-    are images of training, and of others the classifier knows less.
+    Every image counts once at each level, each time with new noise. If "held_out" is false, these
+    are training images, and accuracy on other images may be lower.
     """
     curve, split = AccuracyCurve(context.experiment), context.config.eval.split
     n = context.num_examples

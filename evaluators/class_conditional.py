@@ -1,4 +1,4 @@
-"""The task "class_conditional": images of given classes, by guidance."""
+"""The task "class_conditional": draws images of given classes by guidance."""
 
 import functools
 import logging
@@ -34,26 +34,26 @@ from scorax.utils.rounds import Arrays
 
 _log = logging.getLogger(__name__)
 
-_NO_WEIGHT = ("classifier", "checkpoint", "labels")  # fields of `guidance`
-_COLUMNS = 16  # samples of each class, at most, in the picture
+_NO_WEIGHT = ("classifier", "checkpoint", "labels")  # fields of `guidance` other than the weight's
+_COLUMNS = 16  # largest number of samples of each class in the picture
 
 
 class Guide:
-    """Leads the samples of a network to classes, as `config.guidance` says.
+    """Guides the samples of a network towards classes, as `config.guidance` describes.
 
     Attributes:
       labels: classes to draw, int32.
-      given: what `get_sampler`'s sampler needs besides labels: the classifier's parameters.
-      settings: for the report.
+      given: arguments of the sampler after the labels: the classifier's variables, if there is one.
+      settings: settings for the report.
       inputs: what the samples depend on besides the config.
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        """Reads the classifier, if there is one.
+        """Reads the noise classifier, if the config names one.
 
         Raises:
-          ValueError: if there are no classes to lead to, or not the configured ones; for a
-            classifier that is missing or of other images.
+          ValueError: if there is neither a classifier nor a class-conditional network, for classes
+            that do not exist, or for a classifier that is missing or does not fit the images.
         """
         self.config, self.sde = experiment.config, experiment.sde
         g = self.config.guidance
@@ -69,7 +69,7 @@ class Guide:
         else:
             raise ValueError(
                 "the task class_conditional needs a classifier, --config.guidance.classifier="
-                "DIRECTORY, or a network that is told classes (model.num_classes); there is neither"
+                "DIRECTORY, or a network trained with classes (model.num_classes); there is neither"
             )
         self.labels = np.array(g.labels or range(self._num_classes), np.int32)
         try:
@@ -78,7 +78,7 @@ class Guide:
             raise ValueError(f"guidance.labels={tuple(g.labels)}: {e}") from e
 
     def get_sampler(self, observer: Observer | None = None) -> Sampler:
-        """The configured sampler, called with labels (B,) and `given`; see `ImageSampler`."""
+        """The configured sampler, to be called with labels (B,) and `given`; see `ImageSampler`."""
         sampler = sampling.get_sampling_fn(self.config, self.sde, observer)
 
         def sample(
@@ -117,16 +117,16 @@ class Guide:
 
 
 def _load_classifier(config: ml_collections.ConfigDict) -> Model:
-    """The configured classifier, which must be of images such as the score network makes."""
+    """The configured noise classifier, checked to classify images like the score network's."""
     g, data = config.guidance, config.data
     classifier = load_classifier(g.classifier, g.checkpoint)
     theirs = classifier.config.data
     for key in ("image_size", "num_channels"):
         if data[key] != theirs[key]:
             raise ValueError(
-                f"guidance.classifier={g.classifier!r} is of images with data.{key}={theirs[key]}, "
-                f"but the score network makes images with {data[key]}; name a classifier of such "
-                "images"
+                f"guidance.classifier={g.classifier!r} takes images with data.{key}={theirs[key]}, "
+                f"but the score network makes images with {data[key]}; name a classifier that "
+                "takes these"
             )
     if data.dataset != theirs.dataset:
         line = "%s is a classifier of %s, and the score network makes images of %s"
@@ -135,7 +135,7 @@ def _load_classifier(config: ml_collections.ConfigDict) -> Model:
 
 
 def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[float, float]:
-    """Smallest and largest sigma / mu of training, divided by scale, the latter at most `clamp`."""
+    """The range of sigma / mu in training, divided by `scale`, with its upper end clamped."""
     low, high = (level / scale for level in ratio_range(classifier.sde))
     if clamp and clamp <= low:
         raise ValueError(
@@ -146,12 +146,12 @@ def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[f
 
 
 def evaluate_class_conditional(context: TaskContext) -> Numbers:
-    """Draws `eval.num_samples` images of the classes in turns: `class_conditional.{npz,png}`.
+    """Draws `eval.num_samples` images of the classes in turn: `class_conditional.{npz,png}`.
 
-    The archive holds "samples": uint8 (N, H, W, C), and "labels": int32 (N,), those asked for. The
-    picture has a row for each class. With `eval.features` "classifier", that classifier of images
-    without noise, which has no part in drawing, says how many are of the class asked for. An
-    evaluation of the score is one of the guided score.
+    The archive holds "samples": uint8 (N, H, W, C), and "labels": int32 (N,), the requested
+    classes. The picture has a row for each class. With `eval.features` "classifier", the judge,
+    which takes no part in drawing, counts how many samples have the requested class. "nfe" counts
+    evaluations of the guided score.
     """
     config, guide = context.config, Guide(context.experiment)
     n, size = config.eval.num_samples, context.batch_size
@@ -184,7 +184,7 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
 
 
 def _judge(context: TaskContext, samples: np.ndarray, labels: np.ndarray) -> Numbers:
-    """The share that a classifier of clean images finds to be of the class asked for."""
+    """The share of samples that have the requested class according to the judge."""
     if context.config.eval.features != "classifier":
         return {}
     extractor = features.get_feature_extractor(context.config)
@@ -198,7 +198,7 @@ def _judge(context: TaskContext, samples: np.ndarray, labels: np.ndarray) -> Num
 
 
 def check_class_conditional(experiment: Experiment) -> None:
-    """Reads the classifier; the judge is left alone, because it may have to be trained first."""
+    """Checks guidance, but not the judge itself, because it may have to be trained first."""
     Guide(experiment)
     config = experiment.config
     lookup(features.FEATURES, config.eval.features, "features (eval.features)")
@@ -207,5 +207,5 @@ def check_class_conditional(experiment: Experiment) -> None:
 
 
 def get_guide_inputs(experiment: Experiment) -> Numbers:
-    """What the samples depend on besides the config: which classifier it is."""
+    """What the samples depend on besides the config: the step and checksum of the classifier."""
     return Guide(experiment).inputs

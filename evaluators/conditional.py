@@ -1,4 +1,4 @@
-"""The tasks "inpaint", "colorize" and "restore": images drawn given a measurement of others."""
+"""The tasks "inpaint", "colorize" and "restore": draw images given measurements of others."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from scorax.metrics import image_pairs
 from scorax.utils import images
 from scorax.utils.rounds import Arrays
 
-_ROWS, _COLUMNS = 16, 8  # images, and samples of each, in the picture
+_ROWS, _COLUMNS = 16, 8  # largest numbers of images, and of samples of each, in the picture
 
 
 def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> Numbers:
@@ -20,9 +20,10 @@ def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> 
 
     The archive holds "originals": uint8 (I, H, W, C), "measurements": float32 (I, *Y), "samples":
     uint8 (I, S, H, W, C), and for inpainting the "mask": (H, W, 1). The picture has a row for each
-    image: measurement, samples, original. PSNR and SSIM are means over images and samples, each
-    compared with its original; what the samples miss of the measurement is taken before they are
-    clipped and rounded, the largest deviation or, of "residual", the mean.
+    image: measurement, samples, original. PSNR and SSIM compare each sample with its original, and
+    are means over images and samples. The misfit between samples and measurements is computed
+    before samples are clipped and rounded; the report has its largest value, or its mean for
+    "residual".
     """
     problem, e = problem_class(context.experiment), context.config.eval
     source = get_originals(context.config)
@@ -66,7 +67,7 @@ def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> 
 
 
 def check_conditional(problem_class: type[Problem], experiment: Experiment) -> None:
-    """Builds the problem, and traces its sampler with a score that costs nothing."""
+    """Builds the problem, and traces its sampler with a trivial score."""
     problem = problem_class(experiment)
     shape = (1, *problem.shape)
     x = np.zeros(shape, np.float32)

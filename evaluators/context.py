@@ -1,10 +1,10 @@
 """What every task of `--mode eval` works with: a checkpoint, images, rounds and files.
 
 Everything is measured with the averaged parameters. Work is done in rounds of `eval.batch_size`
-(utils/rounds.py), which a killed evaluation does not make again. Whatever the hardware, a round is
-the same batch on every process, split over all devices; what the last round has too many is
-dropped. Images are uint8 (N, H, W, C) on the disk, in [0, 1] on the host and in the model's range
-inside `jit`.
+items (utils/rounds.py); after an interruption, finished rounds are not repeated. On any hardware, a
+round is the same batch on every process, split over all devices, and the surplus items of the last
+round are dropped. Images are uint8 (N, H, W, C) on disk, in [0, 1] on the host, and in the model's
+range inside `jit`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 Numbers = dict[str, Any]
 
-# how many there are to be changes nothing in the rounds that there are
+# Settings that change the number of rounds, but not the contents of a round.
 _COUNTS = ("eval.num_samples", "eval.num_examples")
 
 
@@ -38,11 +38,11 @@ class TaskContext:
     """One task on one checkpoint.
 
     Attributes:
-      experiment, state, config: what is evaluated; the state lies on the host.
-      folder: of the results.
-      settings: what the results depend on.
-      batch_size: items of a round.
-      scaler, to_unit: the map of arrays in [0, 1] into the model's range, and back.
+      experiment, state, config: what is evaluated; the state is on the host.
+      folder: folder of the results.
+      settings: everything that the results depend on.
+      batch_size: number of items in a round.
+      scaler, to_unit: maps of arrays from [0, 1] to the model's range, and back.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class TaskContext:
 
     @property
     def num_examples(self) -> int:
-        """`eval.num_examples` of them, or all."""
+        """The number of examples to use: `eval.num_examples`, or all examples of the split."""
         return min(self.config.eval.num_examples or len(self.source), len(self.source))
 
     def read(self, source: Source, positions: np.ndarray) -> np.ndarray:
-        """Those images of a source: uint8 (B, H, W, C)."""
+        """The images of a source at the given positions: uint8 (B, H, W, C)."""
         with ThreadPoolExecutor(self.config.data.num_threads) as pool:
             examples = pool.map(source.__getitem__, positions.tolist())
             return np.stack([example["image"] for example in examples])
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
-        """Images uint8 in the model's range: float32."""
+        """Maps uint8 images to the model's range: float32."""
         return self.scaler(x.astype(np.float32) / 255)
 
     def rng(self, i: int) -> jax.Array:
@@ -86,11 +86,11 @@ class TaskContext:
         return jax.random.fold_in(key, i)
 
     def positions(self, i: int, size: int) -> np.ndarray:
-        """The items of round i, (B,); where there are none left it begins again with the first."""
+        """The items of round i, (B,); a last round that is not full is filled up from item 0."""
         return np.arange(i * self.batch_size, (i + 1) * self.batch_size) % size
 
     def compile(self, fn: Callable) -> Callable:
-        """`fn(score_fn, x, *rest)`, with x: (B, *S), jitted; its results come to every host."""
+        """Jits `fn(score_fn, x, *rest)`, x: (B, *S), and binds score_fn; returns host arrays."""
 
         @jax.jit
         def apply(params: Any, model_state: Any, x: jax.Array, *rest: Any) -> Any:
@@ -104,12 +104,12 @@ class TaskContext:
         return on_host
 
     def run_rounds(self, name: str, size: int, compute: Callable[[int], Arrays]) -> Arrays:
-        """`utils.rounds.run_rounds` of `size` items, in a folder of that name."""
+        """Calls `utils.rounds.run_rounds` for `size` items, in a folder with the given name."""
         folder, settings = os.path.join(self._rounds, name), without_counts(self.settings)
         return run_rounds(folder, size, self.batch_size, settings, compute)
 
     def show_rounds(self, name: str, size: int, compute: Callable[[int], Arrays]) -> Arrays:
-        """The same behind a progress bar."""
+        """Calls `run_rounds` and shows a progress bar."""
         with progress_bar(-(-size // self.batch_size), desc=name) as bar:
             bar.leave = False
 
@@ -121,16 +121,16 @@ class TaskContext:
             return self.run_rounds(name, size, one)
 
     def path(self, file: str) -> str:
-        """Where a file of the results is."""
+        """The path of a file of results."""
         return os.path.join(self.folder, file)
 
     def save_npz(self, file: str, **arrays: np.ndarray) -> None:
-        """Writes named arrays."""
+        """Writes named arrays to a file of results."""
         if parallel.is_primary():
             images.save_npz(self.path(file), **arrays)
 
     def save_grid(self, file: str, x: np.ndarray, columns: int | None = None) -> None:
-        """Writes images uint8 (N, H, W, C) as one picture."""
+        """Writes uint8 images (N, H, W, C) as one picture."""
         if parallel.is_primary():
             images.save_grid(self.path(file), x.astype(np.float32) / 255, columns)
         _log.info("picture: %s", self.path(file))
@@ -138,9 +138,9 @@ class TaskContext:
 
 @contextlib.contextmanager
 def naming_failures() -> Iterator[None]:
-    """Lets a FloatingPointError out of a compiled program, which JAX wraps in one of its own.
+    """Reraises a FloatingPointError of a compiled program, which JAX wraps in its own error.
 
-    The traceback that JAX logs besides is left out: what it wraps the error in holds it too.
+    JAX also logs the traceback; this is suppressed, because JAX's error contains it as well.
     """
     jax_log = logging.getLogger("jax._src.debugging")
     was_disabled, jax_log.disabled = jax_log.disabled, True
@@ -156,16 +156,16 @@ def naming_failures() -> Iterator[None]:
 
 
 def rounds_folder(folder: str, task: str) -> str:
-    """Where the rounds of a task are until its numbers are in the report."""
+    """The folder that holds the rounds of a task until its numbers are in the report."""
     return os.path.join(folder, f"{task}_rounds")
 
 
 def without_counts(settings: Numbers) -> Numbers:
-    """The settings of a round, which is the same however many of them there are."""
+    """The settings that a round depends on, which do not include the number of rounds."""
     return {k: v for k, v in settings.items() if k not in _COUNTS}
 
 
 def mean_nfe(nfe: np.ndarray) -> float:
-    """Evaluations of the score for one sample, from those of each round."""
+    """The mean over rounds of the evaluations of the score per sample."""
     mean = round(float(nfe.mean()), 2)
     return int(mean) if mean.is_integer() else mean

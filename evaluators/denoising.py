@@ -1,4 +1,4 @@
-"""The task "denoise": images with noise of a known level, cleaned, beside what they were."""
+"""The task "denoise": removes noise of a known level, and compares with the original images."""
 
 from collections.abc import Callable
 
@@ -21,10 +21,10 @@ _ROWS = 8  # images in the picture
 def evaluate_denoise(context: TaskContext) -> Numbers:
     """Adds noise to images and removes it by each of `eval.denoisers`: `denoise.{npz,png}`.
 
-    The archive holds "originals": uint8 (N, H, W, C), "noisy": float32, in the range [0, 1] and
-    beyond, and under the name of each denoiser what it made of that, uint8. The picture has a row
-    for each image: original, noisy, denoised. PSNR and SSIM are means over the images; those of
-    "clipped" are of the noisy image clipped to [0, 1], as what the denoisers make is.
+    The archive holds "originals": uint8 (N, H, W, C), "noisy": float32, not clipped to [0, 1], and
+    the result of each denoiser under its name, uint8. The picture has a row for each image:
+    original, noisy, denoised. PSNR and SSIM are means over the images. "clipped" in the report is
+    the noisy image clipped to [0, 1], as the denoised images are.
     """
     e, source = context.config.eval, get_originals(context.config)
     n, (sigma, _) = min(e.num_denoised, len(source)), _noise(context.config)
@@ -42,7 +42,7 @@ def evaluate_denoise(context: TaskContext) -> Numbers:
         raw = {f: getattr(image_pairs, f)(noisy, truth) for f in ("psnr", "ssim")}
         arrays |= _named("noisy", raw)
         for name, denoise in denoisers.items():
-            # The same draws whatever the other denoisers are.
+            # The random draws of a denoiser do not depend on which others are configured.
             rng = jax.random.fold_in(context.rng(i), 1 + list(DENOISERS).index(name))
             found, nfe = denoise(y, rng)
             _check_finite(context, name, found)
@@ -68,10 +68,10 @@ def evaluate_denoise(context: TaskContext) -> Numbers:
 
 
 def get_denoisers(experiment: Experiment) -> dict[str, Denoiser]:
-    """Those of `eval.denoisers`, by name.
+    """The denoisers in `eval.denoisers`, by name.
 
     Raises:
-      ValueError: for an unknown name, none, or noise that the SDE does not cover.
+      ValueError: for an unknown name, an empty list, or noise that the SDE does not cover.
     """
     config = experiment.config
     if not config.eval.denoisers:
@@ -83,7 +83,7 @@ def get_denoisers(experiment: Experiment) -> dict[str, Denoiser]:
 
 
 def check_denoise(experiment: Experiment) -> None:
-    """Builds the denoisers, and traces them with a score that costs nothing."""
+    """Builds the denoisers, and traces them with a trivial score."""
     data, e = experiment.config.data, experiment.config.eval
     if not experiment.knows_all_levels:
         _check_last_level(experiment)
@@ -97,7 +97,7 @@ def check_denoise(experiment: Experiment) -> None:
 
 
 def _check_last_level(experiment: Experiment) -> None:
-    """A network that knows one level can remove the noise of that level, and only at once."""
+    """A network that knows one noise level can remove only this noise, and only in one step."""
     e, sde = experiment.config.eval, experiment.sde
     mu, sigma = sde.marginal_coeffs(np.float32(sde.T))
     noise, _ = _noise(experiment.config)
@@ -105,7 +105,8 @@ def _check_last_level(experiment: Experiment) -> None:
         known = e.noise_std * float(sigma / mu) / noise
         raise ValueError(
             f"eval.noise_std={e.noise_std:g}, but training.objective='last_level' teaches the "
-            f"network noise of {known:.4g} alone; set it to that, or train with other noise"
+            f"network noise of {known:.4g} alone; set eval.noise_std to this value, or train with "
+            "other noise"
         )
     if "posterior" in e.denoisers:
         raise ValueError(
@@ -115,7 +116,7 @@ def _check_last_level(experiment: Experiment) -> None:
 
 
 def _noise(config: ml_collections.ConfigDict) -> tuple[float, tuple[float, float]]:
-    """The noise's standard deviation, and the values of black and white, in the model's range."""
+    """Standard deviation of the noise, and the values of black and white, in the model's range."""
     low, high = get_data_scaler(config)(np.array([0.0, 1.0])).tolist()
     return config.eval.noise_std * (high - low), (low, high)
 

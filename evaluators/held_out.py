@@ -1,4 +1,4 @@
-"""The tasks "loss" and "bpd": how well a network describes images that it may not know."""
+"""The tasks "loss" and "bpd": how well a network describes images, by default held-out ones."""
 
 import functools
 from typing import Any
@@ -17,10 +17,11 @@ from scorax.utils.rounds import Arrays
 
 
 def evaluate_loss(context: TaskContext) -> Numbers:
-    """The training objective on held-out images, one noise level and noise for each of them.
+    """The training objective on held-out images, with one noise level and noise for each image.
 
-    Every example counts the same, also those of a last batch that is not full: its place in the
-    split is what its noise is drawn from. The standard error has both in it, examples and noise.
+    Every example counts the same, even in a last batch that is not full. The noise of an example is
+    determined by its position in the split. The standard error reflects the choice of both examples
+    and noise.
     """
     config, state, n = context.config, context.state, context.num_examples
     loss_fn = context.experiment.loss_fn(train=False)
@@ -37,7 +38,7 @@ def evaluate_loss(context: TaskContext) -> Numbers:
         return jax.vmap(loss_of_one)(jax.tree.map(parallel.shard_batch, batch))
 
     def one(i: int) -> Arrays:
-        # Each process reads its share of the batch and is given the others'.
+        # Each process reads its share of the batch and receives the shares of the others.
         batch = parallel.to_host(batches[i])
         batch = jax.tree.map(lambda x: x[np.argsort(batch["index"])], batch)
         each = loss_of_each(state.params_ema, state.model_state, batch)
@@ -49,8 +50,8 @@ def evaluate_loss(context: TaskContext) -> Numbers:
 def evaluate_bpd(context: TaskContext) -> Numbers:
     """Bits per dimension of images, each with `eval.bpd_repeats` draws of noise: `bpd.npz`.
 
-    The archive holds "bpd": (R, N) and "stderr": (R, N), the part of the choice of probes in their
-    error. The standard error of the mean is over the images.
+    The archive holds "bpd": (R, N) and "stderr": (R, N), the standard error due to the choice of
+    probes. The standard error in the report is the error of the mean over the images.
     """
     config, source, n = context.config, context.source, context.num_examples
     likelihood_fn = get_configured_likelihood_fn(config, context.experiment.sde)
@@ -78,14 +79,14 @@ def evaluate_bpd(context: TaskContext) -> Numbers:
 
 
 def _report(context: TaskContext, name: str, values: np.ndarray) -> Numbers:
-    """The mean of (N,) or (R, N) numbers, one for each image and draw of noise."""
+    """Reports the mean of (N,) or (R, N) numbers, one for each image and draw of noise."""
     mean, stderr, n = pool(values)
     report = {"split": context.config.eval.split, "num_examples": n, name: mean}
     return report | {"stderr": stderr if n > 1 else None}
 
 
 def check_bpd(experiment: Experiment) -> None:
-    """Builds the likelihood, and traces it with a score that costs nothing."""
+    """Builds the likelihood, and traces it with a trivial score."""
     data = experiment.config.data
     if experiment.config.eval.bpd_repeats < 1:
         raise ValueError(

@@ -19,16 +19,17 @@ from scorax.utils.rounds import Arrays
 
 
 class ImageSampler:
-    """Draws batches of images with the configured sampler, compiled once, showing progress.
+    """Draws batches of images with the configured sampler, compiled once, and shows progress.
 
-    A network that is told classes draws images of random ones, unless something else is given.
+    A class-conditional network draws images of random classes, unless `get_sampler` is given.
 
     Attributes:
       nfe: evaluations of the score for one sample of the last batch.
-      compile_seconds: how long compiling took; 0 if an earlier batch needed it too.
-      seconds: how long the last batch took, without compiling.
-      frames: the samples of the last batch on their way from noise to image, each (N, H, W, C) in
-        [0, 1] before clipping; empty where several processes sample together.
+      compile_seconds: time spent compiling for the last batch; 0 unless it was the first batch.
+      seconds: time the last batch took, without compiling.
+      frames: intermediate states of up to 64 samples of the last batch, from noise to image, each
+        (N, H, W, C) and scaled to [0, 1] but not clipped; empty if several processes sample
+        together.
     """
 
     def __init__(
@@ -39,17 +40,17 @@ class ImageSampler:
         """Builds the sampler.
 
         Args:
-          experiment: of the config.
-          get_sampler: observer -> `(rng, score_fn, shape, *given) -> (samples, nfe)`, for arrays
-            that each batch is given; its score_fn also takes class labels (B,), `labels=`. None:
-            the configured sampler, for none.
+          experiment: the experiment, whose config describes the sampler.
+          get_sampler: observer -> `(rng, score_fn, shape, *given) -> (samples, nfe)`, where `given`
+            are the arrays passed with each batch and score_fn takes class labels (B,) as the
+            keyword `labels`. None: the configured sampler, without further arrays.
         """
         config = experiment.config
         data, self._batch_size = config.data, config.eval.batch_size
         self._to_unit = get_data_inverse_scaler(config)
         self.frames: list[np.ndarray] = []
         self._bar, self._failed = None, None
-        # A callback inside a program that spans processes would need all of them.
+        # A callback in a program that spans several processes would involve all of them.
         observer = self._observe if parallel.process_count() == 1 else None
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
         sampler = (get_sampler or unconditional)(observer)
@@ -72,7 +73,7 @@ class ImageSampler:
         self.nfe, self.compile_seconds, self.seconds = 0, 0.0, 0.0
 
     def _observe(self, done: int, total: int, x: jax.Array) -> None:
-        """Sees some steps, and every one whose x is not finite."""
+        """Is called at some of the steps, and at every step whose x is not finite."""
         if self._failed is not None:
             return
         x = np.asarray(x)
@@ -98,16 +99,16 @@ class ImageSampler:
         """Draws `config.eval.batch_size` images with the averaged parameters.
 
         Args:
-          rng: of the batch.
-          state: with the parameters.
-          desc: what the progress bar says.
-          given: arrays for `get_sampler`'s sampler, of the same shapes in each batch.
+          rng: key of the batch.
+          state: holds the averaged parameters.
+          desc: text of the progress bar.
+          given: arrays for the sampler of `get_sampler`, with the same shapes in each batch.
 
         Returns:
           (N, H, W, C) in [0, 1], not clipped, on every process.
 
         Raises:
-          FloatingPointError: if they are not finite, with the first step where they were not.
+          FloatingPointError: if the images are not finite; names the first step that was not.
         """
         arguments = rng, state.params_ema, state.model_state, *given
         begin, self.compile_seconds = time.monotonic(), 0.0
@@ -118,7 +119,7 @@ class ImageSampler:
         self.frames.clear()
         self._failed = None
         with progress_bar(1, desc=desc) as self._bar, naming_failures():
-            self._bar.leave = False  # what follows says where the pictures are
+            self._bar.leave = False  # a log line follows that says where the pictures are
             x, nfe = self._compiled(*arguments)
             x = parallel.to_host(x)
             jax.effects_barrier()

@@ -1,4 +1,4 @@
-"""The tasks "encode" and "interpolate": images in the latent space of the probability-flow ODE."""
+"""The tasks "encode" and "interpolate": the latent space of the probability-flow ODE."""
 
 from collections.abc import Callable
 
@@ -20,11 +20,11 @@ def get_codec(experiment: Experiment) -> tuple[Callable, Callable]:
 
 
 def evaluate_encode(context: TaskContext) -> Numbers:
-    """Images through the probability-flow ODE into latents and back: `encode.{npz,png}`.
+    """Encodes images into latents by the probability-flow ODE, and back: `encode.{npz,png}`.
 
     The archive holds "images" and "reconstructions": uint8 (N, H, W, C), and "latents": float32
-    (N, H, W, C), which should look like draws from N(0, prior_std^2). The picture has the
-    reconstructions under the originals.
+    (N, H, W, C), which should look like draws from N(0, prior_std^2). The picture shows the
+    reconstructions below the originals.
     """
     n = min(context.config.eval.num_encoded, len(context.source))
     encode, decode = map(context.compile, get_codec(context.experiment))
@@ -57,10 +57,11 @@ def evaluate_encode(context: TaskContext) -> Numbers:
 
 
 def evaluate_interpolate(context: TaskContext) -> Numbers:
-    """Ways between two images, through latent space: `interpolate.{npz,png}`, a row each.
+    """Interpolates between pairs of images in latent space: `interpolate.{npz,png}`.
 
-    The archive holds "originals": uint8 (P, 2, H, W, C), their "latents": float32 of that shape,
-    the "weights": (K,) of the second one, and "images": uint8 (P, K, H, W, C).
+    The archive holds "originals": uint8 (P, 2, H, W, C), their "latents": float32 of the same
+    shape, the "weights" of the second image of each pair: (K,), and "images": uint8
+    (P, K, H, W, C). The picture has a row for each pair.
     """
     e = context.config.eval
     pairs = min(e.num_pairs, len(context.source) // 2)

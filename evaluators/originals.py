@@ -1,4 +1,4 @@
-"""The images that a task starts from, and how like them what it makes of them is."""
+"""The original images that a task starts from, and how similar its results are to them."""
 
 import os
 
@@ -10,15 +10,15 @@ from scorax.datasets import Source, get_source
 from scorax.metrics import image_pairs
 from scorax.utils.rounds import Arrays
 
-GREY = ("1", "L", "LA")  # PIL's names
+GREY = ("1", "L", "LA")  # PIL's modes of grey images
 
 
 def get_originals(config: ml_collections.ConfigDict) -> Source:
-    """The images of `eval.images` (in the order of their names) or, without it, of `eval.split`.
+    """The images in the folder `eval.images`, in the order of their names, or else of `eval.split`.
 
     Raises:
-      ValueError: naming the file, for one that is no image, or has another size or kind of pixels
-        than the config says; and as `datasets.get_source`.
+      ValueError: naming the file, for a file that is not an image, or whose size or kind of pixels
+        differs from the config; see also `datasets.get_source`.
     """
     folder = config.eval.images
     if not folder:
@@ -41,7 +41,7 @@ def get_originals(config: ml_collections.ConfigDict) -> Source:
 
 
 def _check(name: str, image: Image.Image, data: ml_collections.ConfigDict) -> None:
-    """The reader would scale and convert: what is measured would not be what the user gave."""
+    """Refuses images that the reader would convert, which would not be the user's images then."""
     if image.size != (data.image_size, data.image_size):
         raise ValueError(
             f"eval.images: {name} has {image.width}x{image.height} pixels, but the network makes "
@@ -55,7 +55,7 @@ def _check(name: str, image: Image.Image, data: ml_collections.ConfigDict) -> No
 
 
 def likeness(x: np.ndarray, originals: np.ndarray) -> Arrays:
-    """PSNR, at most 100, and SSIM of images in [0, 1]: (N,) each; what lies outside is clipped."""
+    """PSNR, at most 100, and SSIM of images: (N,) each; x is clipped to [0, 1] first."""
     pair = np.clip(x, 0, 1), originals
     psnr = np.minimum(image_pairs.psnr(*pair), 100)  # equal images: 100, not infinity
     return {"psnr": psnr, "ssim": image_pairs.ssim(*pair)}

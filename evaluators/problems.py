@@ -1,13 +1,13 @@
-"""What is known of images, and how images are drawn that agree with it: inpainting and its like.
+"""Problems such as inpainting: what is known about images, and how to draw images that agree.
 
-Measurements are made of images in [0, 1], so that their noise is in units of the way from black to
-white whatever the model's range is. A sampler is given nothing but the measurement.
+Measurements are made on images in [0, 1], so the noise is in units of the distance from black to
+white, whatever the model's range is. A sampler sees nothing but the measurement.
 
-What is known exactly is imposed by a projection, which draws the known part of x_t from its kernel,
-and a likelihood steers the rest (`eval.known_likelihood`). Given y the two parts are independent:
-both together draw from p(x_t | y) as far as the likelihood is right. With the projection alone the
-score sees y through the noise of x_t only, and the rest often does not fit (Chung et al. 2022,
-arXiv 2206.00941, who add a gradient as well).
+What is known exactly is imposed by a projection, which draws the known part of x_t from its
+perturbation kernel, and a likelihood steers the unknown part (`eval.known_likelihood`). The two
+parts are independent given y, so together they draw from p(x_t | y), as far as the likelihood is
+right. With the projection alone, the score would see y only through the noise of x_t, and the
+unknown part would often not fit (Chung et al. 2022, arXiv 2206.00941, add a gradient as well).
 """
 
 import abc
@@ -35,22 +35,22 @@ from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.options import check_parameters, configured
 from scorax.utils.progress import Observer
 
-HIDDEN = 0.5  # the gray of pixels that are not known
-EXACT = 0.01  # standard deviation of what is known exactly, where a likelihood has to have one
+HIDDEN = 0.5  # the gray of unknown pixels
+EXACT = 0.01  # std of an exactly known measurement, for likelihoods, which need a positive one
 
 
 class Problem(abc.ABC):
-    """One way of knowing something of images x: (N, H, W, C).
+    """A kind of measurement of images x: (N, H, W, C), and how to draw images that agree with it.
 
     Attributes:
-      name: of the task.
-      misfit: name in the report of what `misfits` returns.
-      operator: A of images in [0, 1].
-      std: of the noise that the likelihood takes y to have.
-      likelihood: a row of `posterior.LIKELIHOODS`; "": the score is not told of y.
+      name: name of the task.
+      misfit: name of the result of `misfits` in the report.
+      operator: A, for images in [0, 1].
+      std: standard deviation that the likelihood assumes for the noise of y.
+      likelihood: a row of `posterior.LIKELIHOODS`; "": the score does not depend on y.
       shape: (H, W, C).
-      settings: for the report.
-      arrays: what is kept beside measurements and samples.
+      settings: settings for the report.
+      arrays: arrays to save besides measurements and samples.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Problem(abc.ABC):
         """Builds what the config describes; subclasses choose the likelihood.
 
         Raises:
-          ValueError: for a name or number of `config.eval` that is not possible.
+          ValueError: for an invalid name or number in `config.eval`.
         """
         self.config, self.sde = experiment.config, experiment.sde
         self.likelihood = likelihood
@@ -79,22 +79,22 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
-        """What is known of x in [0, 1]: (N, H, W, C) -> y: (N, *Y)."""
+        """Measures images x in [0, 1]: (N, H, W, C) -> y: (N, *Y)."""
 
     @abc.abstractmethod
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """How far images x in [0, 1] are from agreeing with y: (N,)."""
 
     def summarize(self, misfits: np.ndarray) -> float:
-        """The one number for the report: the largest."""
+        """The number for the report: the largest misfit."""
         return misfits.max()
 
     def projection(self, y: jax.Array) -> Projection | None:
-        """Imposes y: (B, *Y) between the steps of a sampler."""
+        """A projection that imposes y: (B, *Y) between a sampler's steps; None if there is none."""
         return None
 
     def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
-        """The score given y: (B, *Y), a measurement by the operator."""
+        """The score given y: (B, *Y), a measurement made with the operator."""
         if not self.likelihood:
             return score_fn
         likelihood = LIKELIHOODS[self.likelihood]
@@ -102,7 +102,7 @@ class Problem(abc.ABC):
         return likelihood(self.sde, self._of_model_range, y, self.std, **options)(score_fn)
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
-        """The measurement in the size of the images: (N, *Y) -> (N, H, W, C)."""
+        """Shows the measurement as images: (N, *Y) -> (N, H, W, C)."""
         return np.broadcast_to(y, (len(y), *self.shape))
 
     def get_sampler(self, observer: Observer | None = None) -> Callable:
@@ -115,10 +115,10 @@ class Problem(abc.ABC):
         return sampler
 
     def _sampler_with(self, projection: Projection | None, observer: Observer | None) -> Sampler:
-        """The configured sampler, with RePaint's resampling as its corrector where asked for.
+        """The configured sampler, with RePaint's resampling as its corrector if configured.
 
         Raises:
-          ValueError: for resampling with another sampler than "pc".
+          ValueError: for resampling with a sampler other than "pc".
         """
         e, method = self.config.eval, self.config.sampling.method.lower()
         resampling: dict[str, Any] = {}
@@ -138,7 +138,7 @@ class Problem(abc.ABC):
 
 
 class Inpainting(Problem):
-    """Some pixels are known: the mask `eval.mask`. In the measurement the others are gray."""
+    """The pixels in the mask `eval.mask` are known. In the measurement the others are gray."""
 
     name, misfit = "inpaint", "known_deviation"
 
@@ -160,7 +160,7 @@ class Inpainting(Problem):
         return super().condition(self.operator(y), score_fn)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """The largest difference of a known pixel, which has been in the model's range."""
+        """The largest difference at a known pixel, with y mapped to the model's range and back."""
         difference = self.mask * (x - self.to_unit(self.to_model(y)))
         return np.abs(difference).max((1, 2, 3))
 
@@ -187,7 +187,7 @@ class Colorization(Problem):
         return colorization_projection(self.sde, self.to_model(y), self.basis)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """The largest difference of a pixel's luma, before colours are clipped to [0, 1]."""
+        """The largest difference of luma at a pixel, before colours are clipped to [0, 1]."""
         return np.abs(np.asarray(self.operator(jnp.asarray(x))) - y).max((1, 2, 3))
 
 
@@ -213,19 +213,19 @@ class Restoration(Problem):
         return operators.measure(rng, self.operator, x, self.std)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Root mean square of A(x) - y; of the true image it is about the noise's."""
+        """Root mean square of A(x) - y; for the true image it is about `std`."""
         residual = np.asarray(self.operator(jnp.asarray(x))) - y
         return np.sqrt((residual**2).reshape(len(y), -1).mean(1))
 
     def summarize(self, misfits: np.ndarray) -> float:
-        """The mean, because the noise is part of it."""
+        """The mean misfit, because misfits include the noise of the measurement."""
         return misfits.mean()
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
-        """Its pixels repeated where that gives the size; otherwise A^T y.
+        """Repeats the pixels of y if this gives the size of the images, and shows A^T y otherwise.
 
-        An operator that is not linear is linearised at gray, and where it has no derivative there,
-        such as the modulus of a Fourier coefficient that is 0, nothing is shown of y.
+        A nonlinear operator is linearised at gray. Values of y at which it has no derivative there,
+        such as the modulus of a Fourier coefficient that is 0, are not shown.
         """
         whole = y.ndim == 4 and not any(n % m for n, m in zip(self.shape, y.shape[1:], strict=True))
         if whole:
@@ -237,7 +237,7 @@ class Restoration(Problem):
 
 
 def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
-    """The likelihood of what is known exactly; "" for none."""
+    """The name of the likelihood for exactly known measurements; "" for none."""
     name = config.eval.known_likelihood
     if name:
         lookup(LIKELIHOODS, name, "likelihood (eval.known_likelihood)")
@@ -245,7 +245,7 @@ def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
 
 
 def _get_operator(config: ml_collections.ConfigDict) -> operators.Operator:
-    """`eval.operator` with its parameters, which has been shown an image."""
+    """Builds `eval.operator` with its parameters, and checks that it can take the images."""
     e, data = config.eval, config.data
     row = lookup(operators.OPERATORS, e.operator, "operator (eval.operator)")
     shape = (1, data.image_size, data.image_size, data.num_channels)

@@ -1,4 +1,4 @@
-"""The task "fd": how far the samples of the task "samples" are from the data, by their features."""
+"""The task "fd": compares the samples of the task "samples" with the data, by their features."""
 
 import logging
 import os
@@ -20,14 +20,15 @@ from scorax.utils.rounds import Arrays
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 50_000  # reference images whose features are kept: FID and its like use no more samples
+_KEPT = 50_000  # number of reference images whose features are kept; FID uses as many samples
 
 
 def evaluate_fd(context: TaskContext) -> Numbers:
-    """Every row of `metrics.METRICS` for `eval.num_samples` samples and the training images.
+    """Computes all rows of `feature_sets.METRICS` for samples and the training images.
 
-    The Fréchet distance goes by the name of its features: "FID" is that of Inception-v3 alone. A
-    metric that cannot be computed is in "left_out", with the reason; the distance always can.
+    The Fréchet distance is named after its features, and only with Inception-v3 is it "FID". A
+    metric that cannot be computed is listed in "left_out" with the reason, except for the Fréchet
+    distance, which the task requires.
     """
     n = context.config.eval.num_samples
     extractor = features.get_feature_extractor(context.config)
@@ -60,7 +61,7 @@ def evaluate_fd(context: TaskContext) -> Numbers:
 def _measure(
     config: ml_collections.ConfigDict, found: Features, reference: Statistics, distance_name: str
 ) -> Numbers:
-    """The numbers of all metrics, and why there are none of some."""
+    """The numbers of all metrics, and the reasons why some were left out."""
     numbers, left_out = {distance_name: METRICS["fd"](found, reference)["fd"]}, {}
     for name, metric in METRICS.items():
         options = configured(metric, config)
@@ -73,7 +74,7 @@ def _measure(
 
 
 def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -> Statistics:
-    """Those of `eval.stats` or, if there are none, of the training images, kept for other steps."""
+    """The statistics in `eval.stats`, or of the training images, saved for other checkpoints."""
     config = context.config
     if config.eval.stats:
         return features.get_reference_statistics(config, extractor)
@@ -104,7 +105,7 @@ def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -
 
 
 def check_fd(experiment: Experiment) -> None:
-    """Finds missing files; a classifier is left alone, because it may have to be trained first."""
+    """Checks for missing files, but not for the judge, because it may have to be trained first."""
     e = experiment.config.eval
     lookup(features.FEATURES, e.features, "features (eval.features)")
     for metric in METRICS.values():
@@ -114,7 +115,7 @@ def check_fd(experiment: Experiment) -> None:
     if e.stats and not os.path.isfile(e.stats):
         raise ValueError(
             f"eval.stats={e.stats!r} is no file; make it with python -m tools.compute_stats, or "
-            "leave it empty for those of the training images"
+            "leave it empty for the statistics of the training images"
         )
     if not e.stats:
         get_source(experiment.config, "train")

@@ -1,4 +1,4 @@
-"""The task "samples": draw images, keep them, show them."""
+"""The task "samples": draws images, saves them and shows them in pictures."""
 
 import json
 import os
@@ -17,9 +17,9 @@ ARCHIVE = "samples.npz"
 def evaluate_samples(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of the first batch.
 
-    The archive holds "samples": uint8 (N, H, W, C), "nfe": (rounds,), and "settings": those they
-    were drawn with, as JSON. What an earlier evaluation has drawn with the same ones is not drawn
-    again, and is not in the seconds of the report.
+    The archive holds "samples": uint8 (N, H, W, C), "nfe": (rounds,), and "settings": the settings
+    of the samples, as JSON. Samples that an earlier evaluation has drawn with the same settings are
+    not drawn again, and do not count in the seconds of the report.
     """
     config, sampler = context.config, ImageSampler(context.experiment)
     n, size = config.eval.num_samples, context.batch_size
@@ -53,7 +53,7 @@ def _seconds(compiling: float, drawing: float) -> Arrays:
 
 
 def read_archive(folder: str) -> Arrays:
-    """The samples in the folder; without any, nothing."""
+    """The arrays of the archive in the folder; empty if there is no archive."""
     path = os.path.join(folder, ARCHIVE)
     if not os.path.exists(path):
         return {}
@@ -62,16 +62,16 @@ def read_archive(folder: str) -> Arrays:
 
 
 def read_settings(folder: str) -> Numbers:
-    """What they were drawn with; without any, nothing."""
+    """The settings in the archive in the folder; empty if there is no archive."""
     path = os.path.join(folder, ARCHIVE)
     if not os.path.exists(path):
         return {}
-    with np.load(path) as arrays:  # which reads no more than is asked for
+    with np.load(path) as arrays:  # reads only the arrays that are accessed
         return json.loads(str(arrays["settings"]))
 
 
 def _save_animation(path: str, frames: Sequence[np.ndarray], most: int) -> None:
-    """Writes the animation of at most so many frames (N, H, W, C), if there are any."""
+    """Writes an animation of at most `most` frames (N, H, W, C), if there are any."""
     if parallel.is_primary() and frames and most:
         keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
         images.save_gif(path, np.stack([frames[i] for i in keep]))

@@ -1,4 +1,4 @@
-"""What a task of `--mode eval` is, and when the numbers of an earlier evaluation still hold."""
+"""Defines a task of `--mode eval`, and decides whether the numbers in a report are still valid."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from scorax.evaluators.context import Numbers, TaskContext
 from scorax.experiment import SCORE, Experiment
 from scorax.utils.options import keys_of
 
-# Beginnings of the config keys that every task depends on, and keys that change no number.
+# Prefixes of the config keys that every task depends on, and keys that never affect a result.
 _ALWAYS = ("seed", "data.", "model.", "training.sde", "training.continuous")
 _NEVER = ("data.num_threads",)
 
@@ -25,16 +25,16 @@ class Evaluator:
     """A task: `(experiment, state, folder) -> numbers for the report`.
 
     Attributes:
-      name: of the task.
-      run: what it does.
-      depends_on: what the result depends on besides `_ALWAYS`: beginnings of config keys, and
-        tables or rows whose options are read.
-      check: builds what the task needs, to find out what is missing.
-      after: tasks whose files it reads.
-      made_with: reads from a folder the settings that its files were made with; for tasks whose
-        files say so. For others the settings in the report count.
-      at_least: a key of which a smaller value than before changes nothing.
-      networks: the networks it is for, see `Experiment.network`.
+      name: name of the task.
+      run: computes the numbers.
+      depends_on: what the result depends on besides `_ALWAYS`: prefixes of config keys, and tables
+        or rows whose options are read.
+      check: builds what the task needs, to find out whether something is missing.
+      after: tasks whose files this task reads.
+      made_with: reads, from a folder, the settings with which the task's files were made, if the
+        files record them. None: the settings in the report are used.
+      at_least: a key whose value may be smaller than before without changing the result.
+      networks: the kinds of network that the task works with, see `Experiment.network`.
       get_inputs: what the result depends on besides config and checkpoint, of JSON types.
     """
 
@@ -54,12 +54,12 @@ class Evaluator:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Beginnings of all config keys that the result depends on, besides `_ALWAYS`."""
+        """Prefixes of all config keys that the result depends on, besides `_ALWAYS`."""
         parts = ((part,) if isinstance(part, str) else keys_of(part) for part in self.depends_on)
         return tuple(key for keys in parts for key in keys)
 
     def settings(self, experiment: Experiment, state: losses.State) -> Numbers:
-        """What the numbers depend on, by the name of the key, as JSON gives it back."""
+        """Everything that the numbers depend on, by key, in the form that JSON restores."""
         config = flax.traverse_util.flatten_dict(experiment.config.to_dict(), sep=".")
         keys = _ALWAYS + self.keys
         chosen = {k: v for k, v in config.items() if k.startswith(keys) and k not in _NEVER}
@@ -67,11 +67,11 @@ class Evaluator:
         return json.loads(json.dumps(checkpoint | chosen | self.get_inputs(experiment)))
 
     def find_changes(self, report: Numbers, settings: Numbers, folder: str) -> list[str]:
-        """Why the task has to be done, although it may be in the report.
+        """Finds the reasons why a task has to run, even if its numbers are in the report.
 
         Returns:
-          What is missing or has changed, as "sampling.snr: 0.1 -> 0.2"; nothing if its numbers
-          still hold.
+          What is missing or has changed, such as "sampling.snr: 0.1 -> 0.2"; empty if the numbers
+          in the report are still valid.
         """
         if self.name not in report:
             return ["no numbers of it"]
@@ -86,7 +86,7 @@ class Evaluator:
 
 
 def crc32_of(state: losses.State) -> int:
-    """CRC-32 of the averaged parameters: another training may have the same step."""
+    """CRC-32 of the averaged parameters, because other weights may have the same step."""
     crc = 0
     for x in jax.tree.leaves((state.params_ema, state.model_state)):
         crc = zlib.crc32(np.ascontiguousarray(x), crc)
