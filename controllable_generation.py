@@ -52,7 +52,7 @@ def inpainting_projection(
       published: make x_mean as in score_sde, from the noisy x and mu(t) times the data.
 
     Raises:
-      ValueError: for a mask of another size, or with values other than 0 and 1.
+      ValueError: for a mask of the wrong size, or with values other than 0 and 1.
     """
     known = check_mask(mask, data.shape) == 1
 
@@ -89,7 +89,7 @@ def colorization_projection(
       published: see `inpainting_projection`.
 
     Raises:
-      ValueError: for an unknown basis or a gray image of another shape.
+      ValueError: for an unknown basis or a gray image of the wrong shape.
     """
     known = _decoupled_gray(gray, basis)
     inpaint = inpainting_projection(sde, known, jnp.asarray([[[1, 0, 0]]]), published)
@@ -175,7 +175,7 @@ def get_pc_colorizer(
       on, the luma of the samples equals the gray image.
 
     Raises:
-      ValueError: for an unknown basis; from the returned function, for a gray image of another
+      ValueError: for an unknown basis; from the returned function, for a gray image of the wrong
         shape.
     """
     check_color_basis(basis)

@@ -107,7 +107,7 @@ def get_dataset(
     if not 0 <= config.data.random_shift < config.data.image_size:
         raise ValueError(
             f"data.random_shift={config.data.random_shift} must be less than the "
-            f"{config.data.image_size} pixels of an image, and 0 for none"
+            f"{config.data.image_size} pixels of an image, and at least 0; 0 means no shift"
         )
     field = "training.batch_size" if batch_size is None else "batch_size"
     batch_size = config.training.batch_size if batch_size is None else batch_size

@@ -136,8 +136,8 @@ class Experiment:
         # Data without classes have the label 0 everywhere; labelled data almost never do.
         if not labels.any() and n**labels.size > 1e6:
             raise ValueError(
-                f"data.dataset={name!r} has the label 0 for all of {labels.size} examples, as "
-                f"one without classes; set --config.model.num_classes=0, or use data with labels"
+                f"data.dataset={name!r} has the label 0 for all of {labels.size} examples, like "
+                f"data without classes; set --config.model.num_classes=0, or use data with labels"
             )
 
     def _check_labels(self, what: str, labels: np.ndarray, last: int) -> None:
@@ -229,7 +229,7 @@ def _check_network(config: ml_collections.ConfigDict) -> None:
         remedy = f"set model.name to one of: {', '.join(CLASSIFIERS)}"
     what = "is a classifier" if classifies else "is no classifier"
     raise ValueError(
-        f"model.name={m.name!r} {what}, which training.objective={objective!r} does not fit; "
+        f"model.name={m.name!r} {what}, but training.objective={objective!r} does not fit it; "
         f"{remedy}"
     )
 

@@ -193,7 +193,7 @@ def get_configured_likelihood_fn(
 
 
 def data_offset(inverse_scaler: Callable[[Any], Any]) -> float:
-    """Bits per dimension that turn a density in the model's range into one per grey level of 256.
+    """Bits per dimension that convert a density in the model's range to one per 8-bit grey level.
 
     Args:
       inverse_scaler: the affine map from the model's range to [0, 1].

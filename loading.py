@@ -206,7 +206,7 @@ class Model:
           **settings: fields of `config.eval` to override, such as `bpd_probes=8`.
 
         Raises:
-          ValueError: for images of another type or size, or an unknown field.
+          ValueError: for images of the wrong type or size, or an unknown field.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise ValueError(

@@ -53,7 +53,7 @@ class Predictor(abc.ABC):
 
     @abc.abstractmethod
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
-        """x: (B, *S) at t: (B,) -> the next x, and the same without the noise just added."""
+        """x: (B, *S) at t: (B,) -> the next x, and the next x without the noise just added."""
 
 
 class EulerMaruyamaPredictor(Predictor):
@@ -116,7 +116,7 @@ class Corrector(abc.ABC):
 
     @abc.abstractmethod
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
-        """x: (B, *S) at t: (B,) -> the next x, and the same without the noise just added."""
+        """x: (B, *S) at t: (B,) -> the next x, and the next x without the noise just added."""
 
 
 class _Langevin(Corrector):

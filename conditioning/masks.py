@@ -64,7 +64,7 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
       An array with len(shape) axes.
 
     Raises:
-      ValueError: for a mask of another size, or values other than 0 and 1.
+      ValueError: for a mask of the wrong size, or values other than 0 and 1.
     """
     full = mask if mask.ndim == len(shape) else mask[None]
     if full.ndim != len(shape) or any(
@@ -129,7 +129,7 @@ def _rectangle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _triangle(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
-    """Equilateral and pointing up: the largest of the distances beyond its three edges."""
+    """Equilateral and pointing up: reaches a pixel once it is inside all three edges."""
     y, x = _offsets(h, w, rng)
     return np.maximum(y, (np.sqrt(3) * np.abs(x) - y) / 2)
 

@@ -95,7 +95,7 @@ class MeasurementLikelihood(abc.ABC):
         """The score given the measurement.
 
         Raises:
-          ValueError: when the guided score is traced, if A(x) has another shape than y.
+          ValueError: when the guided score is traced, if y does not have the shape of A(x).
         """
 
         def guided(x: jax.Array, t: jax.Array) -> jax.Array:

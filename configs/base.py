@@ -163,8 +163,8 @@ def get_config() -> ml_collections.ConfigDict:
     m.embedding_type = "fourier"  # embedding of the noise level: fourier, positional
     m.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
     m.init_scale = 0.0  # scale of the last convolutions at initialisation; 0 stands for 1e-10
-    m.color_mean = ()  # "wideresnet": mean of each color of data in [0, 1], to subtract; (): 0
-    m.color_std = ()  # "wideresnet": standard deviation of each color, to divide by; (): 1
+    m.color_mean = ()  # "wideresnet": mean of each color in [0, 1], to normalise images; (): do not
+    m.color_std = ()  # "wideresnet": standard deviation of each color, used with color_mean
     m.scale_by_sigma = False  # divide the network's output by sigma
     m.dtype = "float32"  # activations: float32, bfloat16; parameters and norms stay float32
     m.remat = False  # recompute each block in the backward pass, which saves memory but takes time

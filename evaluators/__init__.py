@@ -64,6 +64,7 @@ def check(experiment: Experiment) -> None:
                 f"{experiment.network}; leave the task out"
             )
         EVALUATORS[task].check(experiment)
+        # Opens the images that the task reads, to find out whether they are there and fit.
         if "eval.images" in EVALUATORS[task].keys:
             get_originals(experiment.config)
         elif "eval.split" in EVALUATORS[task].keys:

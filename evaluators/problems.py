@@ -126,7 +126,7 @@ class Problem(abc.ABC):
             if method != "pc":
                 raise ValueError(
                     f"eval.resampling_steps={e.resampling_steps} needs sampling.method='pc', not "
-                    f"{method!r}; set one of them"
+                    f"{method!r}; change one of them"
                 )
             predictor = configured(sampling.get_pc_sampler, self.config)["predictor"]
             corrector = get_resampling_corrector(predictor, projection, e.resampling_jump)
@@ -239,7 +239,7 @@ class Restoration(Problem):
 def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
     """The name of the likelihood for exactly known measurements; "" for none."""
     name = config.eval.known_likelihood
-    if name:
+    if name:  # check it
         lookup(LIKELIHOODS, name, "likelihood (eval.known_likelihood)")
     return name
 

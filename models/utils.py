@@ -208,7 +208,7 @@ def _model_class(m: ml_collections.ConfigDict) -> type[nn.Module]:
 def _embedding_type(m: ml_collections.ConfigDict) -> str:
     """What the network does with its labels: "fourier", "positional", or "index" into a table.
 
-    NCSN++ is told; other networks know it themselves, or take any number: "none".
+    For NCSN++ the config decides; other networks have a fixed type, or take any number: "none".
     """
     cls = _model_class(m)
     fields = {f.name for f in dataclasses.fields(cls)}

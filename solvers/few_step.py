@@ -133,7 +133,7 @@ def arrive(
       t: (), the time reached.
 
     Returns:
-      x, and the same without the noise just added.
+      x with the added noise, and x without it.
     """
     noise_rng, projection_rng = jax.random.split(jax.random.fold_in(rng, i))
     x = x_mean
