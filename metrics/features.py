@@ -86,7 +86,7 @@ class FeatureExtractor:
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             raise ValueError(
                 f"images are {images.dtype} of shape {images.shape}; features are made of uint8 "
-                "images (N, H, W, C), at least one"
+                "(N, H, W, C), at least one"
             )
         parts = []
         # All batches have the same size, so that the last one needs no compilation of its own.

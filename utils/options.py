@@ -76,14 +76,14 @@ def configured(row: Callable, config: Mapping[str, Any], width: float = 1.0) -> 
 
 
 def check_parameters(row: Callable, given: Collection[str] = ()) -> None:
-    """Holds a row to what it can be built from: config, defaults and what the caller gives.
+    """Checks that every parameter of a row is an option, has a default or is given by the caller.
 
     Args:
       row: function, class or partial.
       given: names of the parameters that the caller gives.
 
     Raises:
-      ValueError: for a parameter that nothing gives a value, or an option that no config has.
+      ValueError: for a parameter without a source.
     """
     options, variadic = options_of(row), (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     for name, parameter in inspect.signature(row).parameters.items():
@@ -96,7 +96,7 @@ def check_parameters(row: Callable, given: Collection[str] = ()) -> None:
 
 
 def name_of(row: Callable) -> str:
-    """What a function, a class or a partial of one is called in the code."""
+    """Returns the name of a function or class, or of the one that a partial calls."""
     return row.__name__ if hasattr(row, "__name__") else name_of(row.func)
 
 
