@@ -191,5 +191,10 @@ def test_objectives_that_exclude_each_other_are_refused(change, message):
 def test_subvp_trains_with_the_continuous_objective():
     config = base.get_config()
     config.training.sde = "subvpsde"
-    levels = get_level_fn(config, subVPSDE())(keys(100))
-    assert np.isfinite(levels.sigma).all() and (np.asarray(levels.sigma) > 0).all()
+    n = 1000
+    levels = get_level_fn(config, subVPSDE())(keys(n))
+    t = np.asarray(levels.t, np.float64)
+    assert t.mean() == pytest.approx(0.5, abs=4.5 / np.sqrt(12 * n))
+    integral = 0.1 * t + 19.9 * t**2 / 2  # of beta
+    np.testing.assert_allclose(levels.mu, np.exp(-integral / 2), rtol=1e-5)
+    np.testing.assert_allclose(levels.sigma, -np.expm1(-integral), rtol=1e-5)
