@@ -42,8 +42,8 @@ class Experiment:
       sde: the forward process.
       model: the network, without parameters.
       parametrization: turns the network's output into a score.
-      level_fn: draws the noise levels of training.
       optimizer: the optimizer, including the learning-rate schedule.
+      level_fn: draws the noise levels of training.
       state_shapes: shapes and types of the arrays of the state.
     """
 
@@ -51,9 +51,9 @@ class Experiment:
     sde: SDE
     model: nn.Module
     parametrization: Parametrization
-    level_fn: LevelFn
     optimizer: optax.GradientTransformation
-    state_shapes: losses.State
+    level_fn: LevelFn | None = None
+    state_shapes: losses.State | None = None
 
     @property
     def network(self) -> str:

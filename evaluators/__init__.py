@@ -8,6 +8,7 @@ from typing import Any
 
 from scorax.conditioning import DENOISERS, LIKELIHOODS, OPERATORS
 from scorax.conditioning.operators import get_grayscale, get_masking
+from scorax.configs.ranges import check_ranges
 from scorax.datasets import get_source
 from scorax.evaluators.accuracy import AccuracyCurve, evaluate_accuracy
 from scorax.evaluators.class_conditional import (
@@ -53,6 +54,7 @@ def check(experiment: Experiment) -> None:
     Raises:
       ValueError: for an unknown task, or if something that a task needs is missing.
     """
+    check_ranges(experiment.config)
     e = experiment.config.eval
     if e.split not in ("test", "train"):
         raise ValueError(f"unknown eval.split {e.split!r}; choose from: test, train")
