@@ -23,7 +23,7 @@ class _Applied:
     # The call stack: the part called by the config file, the part called by that part, and so on.
     running: list[str] = dataclasses.field(default_factory=list)
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part
-    # kind -> part that the config file called, directly or to get the part of this kind
+    # kind -> part called by the config file: the part of this kind, or the one that led to it
     callers: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
