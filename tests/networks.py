@@ -1,5 +1,7 @@
 """Small networks for tests: configs that compile in seconds, parameters without special values."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,12 @@ def inputs(config, batch=3):
 def shapes_of(model, config):
     """The parameter tree of a network, without values."""
     size, channels = config.data.image_size, config.data.num_channels
+    return jax.tree.map(lambda leaf: leaf, shapes_at(model, size, channels))  # a tree of its own
+
+
+@functools.cache
+def shapes_at(model, size, channels):
+    """Traced once for each network: that takes longer than what most tests do with it."""
     x, labels = jnp.zeros((1, size, size, channels)), jnp.ones((1,))
     return jax.eval_shape(lambda key: model.init(key, x, labels)["params"], jax.random.key(0))
 

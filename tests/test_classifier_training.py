@@ -40,13 +40,6 @@ def get_config(name="noise_classifier", **sections):
     return runs.get_config("classifier/mnist", **sections)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A program that one test has compiled is not compiled by the next."""
-    with runs.compilation_cache(tmp_path_factory.getbasetemp() / "cache"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of a classifier: config, directory, last state."""
@@ -328,6 +321,7 @@ def test_samples_are_of_the_classes_asked_for(kind, greys, score_run, exported, 
     assert report["weight"]["weight"] == 0.0
 
 
+@pytest.mark.slow
 def test_another_classifier_at_the_same_place_guides_anew(greys, score_run, exported, tmp_path):
     workdir = shutil.copytree(score_run[0], tmp_path / "run")
     place = shutil.copytree(exported, tmp_path / "classifier")

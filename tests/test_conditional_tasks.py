@@ -4,12 +4,14 @@ No network is needed: the state has no parameters, and `SPREAD` is the standard 
 data in the model's range, around their middle.
 """
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import gaussian_score, replacing_network
 from PIL import Image
 
 import runs
@@ -24,8 +26,6 @@ from scorax.sde_lib import get_sde
 from scorax.utils import images
 from scorax.utils.arrays import batch_mul
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SPREAD, SIZE, N, EACH = 0.4, 8, 3, 2
 STATE = losses.State(np.int32(1), {}, (), {}, {})
 CENTERED = {"ve/mnist": False, "vp/mnist": True}
@@ -35,15 +35,8 @@ COLOR = {"num_channels": 3}
 @pytest.fixture(autouse=True)
 def gaussian(monkeypatch):
     """The exact score takes the network's place."""
-
-    def score_fn(self, params, model_state, labels=None):
-        def score(x, t):
-            mu, sigma = self.sde.marginal_coeffs(t)
-            return -batch_mul(1 / (mu**2 * SPREAD**2 + sigma**2), x)
-
-        return score
-
-    monkeypatch.setattr(Experiment, "score_fn", score_fn)
+    get_score = functools.partial(gaussian_score, variance=SPREAD**2)
+    monkeypatch.setattr(Experiment, "score_fn", replacing_network(get_score))
 
 
 def save_images(folder, pixels):
@@ -265,6 +258,7 @@ def test_report_and_picture(task, colors, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"{task}.png")), grid)
 
 
+@pytest.mark.slow
 def test_killed_task_continues_at_its_round(tmp_path, monkeypatch):
     _, expected = run("inpaint", tmp_path, num_conditioned=10)
     draw, drawn = ImageSampler.__call__, []

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import correlated_score, toy_score
+from slow import crossed
 
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
 from scorax.conditioning.operators import COLOR_BASES, luma
@@ -23,14 +25,8 @@ from scorax.controllable_generation import (
 from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler
 from scorax.sde_lib import SDES, VPSDE
 from scorax.solvers import SOLVERS
-from scorax.utils.arrays import batch_mul
 
 # Reference values
-
-
-def unit_score(sde):
-    """Of standard normal data under VE; what the stored values were computed with."""
-    return lambda x, t: batch_mul(-1 / (1 + sde.marginal_coeffs(t)[1] ** 2), x)
 
 
 def stored_inputs():
@@ -55,9 +51,9 @@ def test_golden_update(case, stored_noise):
         else colorization_projection(sde, gray, published=True)
     )
     if case["role"] == "predictor":
-        update = PREDICTORS[case["name"]](sde, unit_score(sde))
+        update = PREDICTORS[case["name"]](sde, toy_score(sde))
     else:
-        update = CORRECTORS[case["name"]](sde, unit_score(sde), case["snr"], 1)
+        update = CORRECTORS[case["name"]](sde, toy_score(sde), case["snr"], 1)
     x = jnp.asarray(nhwc(z[f"{key}/x"]))
     t = jnp.full(len(x), case["t"])
     left = stored_noise([z[f"{key}/noise_{i}"] for i in range(case["noises"])])
@@ -89,7 +85,7 @@ def test_golden_run(case, stored_noise):
     assert len(z[f"{key}/noises"]) == case["n_noises"] and case["inverse_scaler"] == "identity"
     left = stored_noise(z[f"{key}/noises"])
     with jax.disable_jit():
-        samples, _ = sampler(jax.random.key(0), unit_score(sde), *given)
+        samples, _ = sampler(jax.random.key(0), toy_score(sde), *given)
     assert not left
     assert_golden(samples, z, f"{key}/result")
 
@@ -106,7 +102,6 @@ def test_golden_color_transform():
 
 # What must hold
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 STEPS = {"predictor": PREDICTORS["euler_maruyama"], "corrector": CORRECTORS["langevin"]}
 
@@ -119,7 +114,7 @@ def example():
 
 
 def run(sampler, sde, *given):
-    x, _ = jax.jit(lambda rng: sampler(rng, unit_score(sde), *given))(jax.random.key(0))
+    x, _ = jax.jit(lambda rng: sampler(rng, toy_score(sde), *given))(jax.random.key(0))
     return np.asarray(x)
 
 
@@ -166,11 +161,15 @@ def test_known_pixels_come_back_and_the_hole_is_never_read():
 
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_every_solver_takes_a_projection(name):
+    """Pixels that do not depend on each other come out as if nothing were known of the others."""
     sde, (data, mask) = VPSDE(N=30), (a[:, :2, :2] for a in example())
-    projection = inpainting_projection(sde, data, mask)
-    x = run(SOLVERS[name](sde, projection=projection), sde, data.shape)
+    x = run(SOLVERS[name](sde, projection=inpainting_projection(sde, data, mask)), sde, data.shape)
     np.testing.assert_array_equal(x[mask == 1], data[mask == 1])
-    assert np.isfinite(x).all() and (x != data)[mask == 0].all()
+    if name == "adaptive_sde":  # whose steps depend on all pixels
+        assert np.isfinite(x).all() and (x != data)[mask == 0].all()
+    else:
+        plain = run(SOLVERS[name](sde), sde, data.shape)
+        np.testing.assert_allclose(x[mask == 0], plain[mask == 0], rtol=1e-4, atol=1e-5)
 
 
 def test_one_image_is_filled_in_many_ways():
@@ -229,7 +228,7 @@ def test_known_part_starts_with_the_noise_of_the_prior(name):
 
     def score_fn(x, t):
         seen.append(x)
-        return unit_score(sde)(x, t)
+        return toy_score(sde)(x, t)
 
     sampler = get_pc_inpainter(sde, **STEPS)
     with jax.disable_jit():
@@ -240,16 +239,9 @@ def test_known_part_starts_with_the_noise_of_the_prior(name):
     np.testing.assert_allclose(seen[0].std(), sigma, rtol=error)
 
 
-def correlated_score(sde, correlation):
-    """Of pairs of standard normal numbers, whose sum and difference are independent."""
-    rotation = jnp.asarray([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
-    variance = jnp.asarray([[1 + correlation, 1 - correlation]])
-
-    def score_fn(x, t):
-        mu, sigma = (c[:, None] for c in sde.marginal_coeffs(t))
-        return -((x @ rotation) / (mu**2 * variance + sigma**2)) @ rotation
-
-    return score_fn
+def pairs_score(sde, correlation):
+    """The score of pairs of standard normal numbers."""
+    return correlated_score(sde, np.zeros(2), np.array([[1, correlation], [correlation, 1]]))
 
 
 PAIRS = 2000
@@ -265,7 +257,7 @@ def fill_pairs(correlation, known, n_steps=0, jump=1):
     sampler = get_pc_sampler(
         sde, predictor, corrector, n_steps=max(n_steps, 1), projection=projection
     )
-    score_fn = correlated_score(sde, correlation)
+    score_fn = pairs_score(sde, correlation)
     x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (PAIRS, 2)))(jax.random.key(1))
     assert (np.asarray(x[:, 0]) == np.float32(known)).all()
     return np.array([x[:, 1].mean(), x[:, 1].var()])
@@ -286,8 +278,9 @@ def test_resampling_brings_the_hole_closer_to_the_posterior():
         assert error[0] < 0.12 and error[1] < 0.06, (jump, error)
 
 
-@pytest.mark.parametrize("method", ["pc", "heun", "dpmpp_2m_sde"])
-@pytest.mark.parametrize("name", ["vesde", "vpsde"])
+@pytest.mark.parametrize(
+    "name, method", crossed(["vesde", "vpsde"], ["pc", "heun", "dpmpp_2m_sde"])
+)
 def test_hole_of_a_conditioned_score_gets_the_posterior(name, method):
     """The same posterior, without resampling: projection and likelihood together are exact."""
     sde, known = SDES[name](N=400), jnp.full((PAIRS, 2), 2.0)
@@ -298,7 +291,7 @@ def test_hole_of_a_conditioned_score_gets_the_posterior(name, method):
     else:
         sampler = SOLVERS[method](sde, steps=40, projection=projection)
     likelihood = MMPS(sde, lambda x: x[:, :1], known[:, :1], std=0.01, iterations=1)
-    score_fn = likelihood(correlated_score(sde, 0.9))
+    score_fn = likelihood(pairs_score(sde, 0.9))
     x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (PAIRS, 2)))(jax.random.key(1))
     assert (np.asarray(x[:, 0]) == 2).all()
     spread = 0.19**0.5
@@ -341,7 +334,7 @@ def test_conditional_sampler_samples_the_changed_score():
 
     conditional = get_pc_conditional_sampler(sde, condition, **STEPS, denoise=False)
     plain = get_pc_sampler(sde, **STEPS, denoise=False)
-    by_hand = jax.jit(lambda rng: plain(rng, condition(unit_score(sde)), (4, 3))[0])
+    by_hand = jax.jit(lambda rng: plain(rng, condition(toy_score(sde)), (4, 3))[0])
     np.testing.assert_array_equal(run(conditional, sde, (4, 3)), by_hand(jax.random.key(0)))
 
 

@@ -308,6 +308,7 @@ def test_round_trip_of_pytorch_is_exact(imported, tmp_path, read):
     assert {name: x.shape for name, x in arrays.items()} | {"sigmas": (1000,)} == shapes
 
 
+@pytest.mark.slow
 def test_round_trip_of_every_format_is_exact(tmp_path, read):
     weights, config = read("diffusers_ncsnpp_attn")
     run = tmp_path / "run"

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import but_slow
 
 from golden import assert_golden, config_of, load, nhwc, params_of, parse
 from networks import inputs, random_network, shapes_of, tiny
@@ -20,7 +21,7 @@ def test_golden():
     assert_golden(y, z, "out/y")
 
 
-@pytest.mark.parametrize("with_conv", [True, False])
+@pytest.mark.parametrize("with_conv", but_slow([True, False], lambda c: not c))
 def test_it_is_ddpmpp_with_32_groups_and_plain_sums(with_conv):
     """From 128 channels on DDPM++ has 32 groups too; its other differences are switches."""
     fields = {"nf": 128, "ch_mult": (1, 1), "resamp_with_conv": with_conv}

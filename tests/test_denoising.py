@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import correlated_score, gaussian_score, linear_posterior
 from PIL import Image
+from slow import but_slow, crossed
 
 import runs
 from scorax import evaluators, run_lib, sampling
@@ -25,9 +27,8 @@ from scorax.losses import score_matching_error
 from scorax.metrics import image_pairs
 from scorax.models.denoising_cnn import DenoisingCNN
 from scorax.noise_levels import last_level
-from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde, subVPSDE
+from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
 from scorax.solvers import SOLVERS
-from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.weights.state_dicts import published_names
 
@@ -38,22 +39,14 @@ SIGMA = 0.7
 STEP = 8  # of the checkpoint
 
 
-def gaussian_score(sde):
-    """The score of data N(MEAN, COVARIANCE), through the eigenvectors of the covariance."""
-    variances, basis = (jnp.asarray(a, jnp.float32) for a in np.linalg.eigh(COVARIANCE))
-
-    def score_fn(x, t):
-        mu, sigma = (c[:, None] for c in sde.marginal_coeffs(t))
-        centered = (x - mu * jnp.asarray(MEAN[None], jnp.float32)) @ basis
-        return -(centered / (mu**2 * variances[None] + sigma**2)) @ basis.T
-
-    return score_fn
+def exact_score(sde):
+    """The score of data N(MEAN, COVARIANCE)."""
+    return correlated_score(sde, MEAN, COVARIANCE)
 
 
 def posterior(y, sigma=SIGMA):
     """Exact mean (B, 2) and covariance of x_0 given y: (B, 2)."""
-    gain = COVARIANCE @ np.linalg.inv(COVARIANCE + sigma**2 * np.eye(2))
-    return MEAN + (y - MEAN) @ gain.T, COVARIANCE - gain @ COVARIANCE
+    return linear_posterior(MEAN, COVARIANCE, np.eye(2), y, sigma**2 * np.eye(2))
 
 
 # The time of an observation
@@ -88,7 +81,7 @@ def test_noise_out_of_range_is_refused(sigma, message):
     sde, y = VESDE(), jnp.zeros((1, 2))
     for denoise in (tweedie, functools.partial(langevin, jax.random.key(0))):
         with pytest.raises(ValueError, match=message):
-            denoise(sde, gaussian_score(sde), y, sigma)
+            denoise(sde, exact_score(sde), y, sigma)
 
 
 # Closed forms
@@ -97,14 +90,14 @@ def test_noise_out_of_range_is_refused(sigma, message):
 @ALL
 def test_tweedie_is_the_posterior_mean(sde):
     y = np.random.default_rng(0).normal(0, 2, (20, 2))
-    found = tweedie(sde, gaussian_score(sde), jnp.asarray(y, jnp.float32), SIGMA)
+    found = tweedie(sde, exact_score(sde), jnp.asarray(y, jnp.float32), SIGMA)
     np.testing.assert_allclose(found, posterior(y)[0], atol=2e-3 * SIGMA)
 
 
 @ALL
 def test_score_of_the_observation(sde):
     y = np.random.default_rng(0).normal(0, 2, (20, 2))
-    found = observed_score(sde, gaussian_score(sde), SIGMA)(jnp.asarray(y, jnp.float32))
+    found = observed_score(sde, exact_score(sde), SIGMA)(jnp.asarray(y, jnp.float32))
     precision = np.linalg.inv(COVARIANCE + SIGMA**2 * np.eye(2))
     np.testing.assert_allclose(found, -(y - MEAN) @ precision, rtol=2e-3, atol=1e-3)
 
@@ -122,14 +115,13 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("sde", [VESDE(), VPSDE(), subVPSDE()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sde, name", crossed(("vesde", "vpsde", "subvpsde"), SAMPLERS))
 def test_posterior_samples_have_its_mean_and_covariance(sde, name):
-    n, y = 20_000, np.array([1.5, 0.8])
+    sde, n, y = SDES[sde](), 20_000, np.array([1.5, 0.8])
     observed = jnp.tile(jnp.asarray(y[None], jnp.float32), (n, 1))
     sample = jax.jit(
         lambda rng: sample_posterior(
-            *(rng, sde, gaussian_score(sde), observed, SIGMA),
+            *(rng, sde, exact_score(sde), observed, SIGMA),
             functools.partial(SAMPLERS[name], sde),
         )
     )
@@ -151,12 +143,7 @@ def test_langevin_step_by_hand(data_range, stored_noise):
     y = np.array([[0.5, 0.999, 0.001, -0.5]], np.float32)
     z = np.array([[1.0, 2.0, -1.0, 0.0]], np.float32)
     stored_noise([z])
-    sde = VESDE()
-
-    def score_fn(x, t):
-        _, sigma = sde.marginal_coeffs(t)
-        return -x / (1 + sigma[:, None] ** 2)
-
+    sde, score_fn = VESDE(), gaussian_score(VESDE())
     found = langevin(jax.random.key(0), sde, score_fn, y, 0.1, data_range, eta=0.02, steps=1)
     # sqrt(2 eta) = 0.2: noise of 0.02 z. The drift is -0.0198020 y.
     by_hand = [0.5100990, 1.0, -0.0190198, -0.4900990]  # 1.0192178 is beyond the range
@@ -168,12 +155,7 @@ def test_langevin_step_by_hand(data_range, stored_noise):
 def test_langevin_has_the_moments_of_its_linear_recursion():
     """Far from the ends of the range y <- a y + noise, of a Gaussian score; n steps of it."""
     sde, n, eta, steps = VPSDE(), 20_000, 0.05, 30
-
-    def score_fn(x, t):
-        mu, sigma = sde.marginal_coeffs(t)
-        return -batch_mul(1 / (mu**2 + sigma**2), x)
-
-    y = jnp.full((n, 1), 3.0)
+    score_fn, y = gaussian_score(sde), jnp.full((n, 1), 3.0)
     x = jax.jit(
         lambda rng: langevin(rng, sde, score_fn, y, SIGMA, (-50.0, 50.0), eta=eta, steps=steps)
     )(jax.random.key(1))
@@ -202,9 +184,10 @@ def test_objective_is_the_squared_error_of_the_denoised_image(sde):
 def test_cnn_sees_seven_pixels_and_neither_level_nor_class():
     model, x = DenoisingCNN(nf=3), jnp.asarray(np.random.default_rng(0).random((1, 15, 15, 3)))
     x = x.astype(jnp.float32)
-    params = model.init(jax.random.key(0), x, jnp.ones(1))
-    np.testing.assert_array_equal(*(model.apply(params, x, jnp.full(1, t)) for t in (0.0, 5.0)))
-    gradient = jax.grad(lambda x: model.apply(params, x, jnp.ones(1))[0, 7, 7].sum())(x)
+    params = jax.jit(model.init)(jax.random.key(0), x, jnp.ones(1))
+    apply = jax.jit(model.apply)
+    np.testing.assert_array_equal(*(apply(params, x, jnp.full(1, t)) for t in (0.0, 5.0)))
+    gradient = jax.jit(jax.grad(lambda x: apply(params, x, jnp.ones(1))[0, 7, 7].sum()))(x)
     seen = np.argwhere(np.abs(gradient[0]).sum(-1) > 0)
     np.testing.assert_array_equal([seen.min(0), seen.max(0)], [[4, 4], [10, 10]])
 
@@ -232,10 +215,7 @@ def test_configured_denoiser_brings_gaussian_data_closer_to_the_truth(name):
     """Data N(0.5, 0.05^2) with noise 0.1: Tweedie leaves 1 / 5 of it, a posterior draw 2 / 5."""
     config = get_config("ve/mnist", sampling={"method": "dpmpp_2m_sde", "steps": 20})
     sde, spread, sigma = get_sde(config), 0.05, 0.1
-
-    def score_fn(x, t):
-        mu, std = sde.marginal_coeffs(t)
-        return batch_mul(-1 / (mu**2 * spread**2 + std**2), x - 0.5)
+    score_fn = gaussian_score(sde, 0.5, spread**2)
 
     x, n = jax.random.normal(jax.random.key(0), (2, 400, 8, 8, 1))
     x = 0.5 + spread * x
@@ -326,7 +306,7 @@ def save_checkpoint(config, workdir):
     return state
 
 
-@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("centered", but_slow([False, True], lambda c: c))
 def test_task_denoises_images_of_the_split(centered, tmp_path):
     """Twelve images in rounds of eight; a second call finds them done."""
     config = get_config(
@@ -376,6 +356,7 @@ def test_task_denoises_images_of_the_split(centered, tmp_path):
     assert again == report and (folder / "denoise.npz").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_denoisers_do_not_change_each_others_results_and_rounds_are_kept(tmp_path, monkeypatch):
     config = get_config(eval={"num_denoised": 12, "denoisers": ("langevin",)})
     save_checkpoint(config, tmp_path)
@@ -410,6 +391,7 @@ def test_denoised_images_that_are_not_finite_are_told(tmp_path, monkeypatch):
         run_lib.evaluate(config, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_denoiser_is_trained_without_samples(tmp_path):
     config = get_config("denoising/photographs_langevin")
     state = run_lib.train(config, str(tmp_path))

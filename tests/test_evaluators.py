@@ -1,5 +1,6 @@
 """The tasks of an evaluation against closed forms, and what is left of one that was killed."""
 
+import functools
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import gaussian_flow, gaussian_score, replacing_network
 from PIL import Image
+from slow import but_slow
 
 import runs
 from scorax import evaluators, experiment, run_lib
@@ -21,20 +24,9 @@ from scorax.evaluators.task import Evaluator
 from scorax.experiment import SCORE, Experiment, build
 from scorax.metrics import features
 from scorax.metrics.feature_sets import Features, feature_statistics, frechet_distance
-from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 STEP, SPREAD = 8, 0.4  # of the checkpoint; standard deviation of the Gaussian data of `gaussian`
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A program that one test has compiled is not compiled by the next."""
-    path = tmp_path_factory.getbasetemp() / "cache"
-    with runs.compilation_cache(path):
-        yield path
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +55,8 @@ def workdir(trained, tmp_path, monkeypatch):
 @pytest.fixture
 def gaussian(monkeypatch):
     """The exact score of N(0, SPREAD^2) takes the network's place."""
-
-    def score_fn(self, params, model_state, labels=None):
-        def score(x, t):
-            mu, sigma = self.sde.marginal_coeffs(t)
-            return -batch_mul(1 / (mu**2 * SPREAD**2 + sigma**2), x)
-
-        return score
-
-    monkeypatch.setattr(Experiment, "score_fn", score_fn)
+    get_score = functools.partial(gaussian_score, variance=SPREAD**2)
+    monkeypatch.setattr(Experiment, "score_fn", replacing_network(get_score))
 
 
 @pytest.fixture
@@ -107,6 +92,7 @@ def samples_of(folder):
     return np.load(folder / "samples.npz")["samples"]
 
 
+@pytest.mark.slow
 def test_killed_sampling_continues_at_its_round(workdir, gaussian, drawn):
     whole, folder = evaluate(workdir, "samples", num_samples=36)
     assert len(drawn) == 5
@@ -161,6 +147,7 @@ def test_what_is_done_is_not_done_again(workdir, gaussian, drawn):
     assert len(drawn) == 6 + 2
 
 
+@pytest.mark.slow
 def test_rounds_of_other_settings_are_thrown_away(workdir, gaussian, drawn):
     def crash(number):
         raise RuntimeError
@@ -178,7 +165,9 @@ def test_rounds_of_other_settings_are_thrown_away(workdir, gaussian, drawn):
     np.testing.assert_array_equal(samples_of(folder), expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", but_slow([signal.SIGINT, signal.SIGTERM], lambda n: n == signal.SIGTERM)
+)
 def test_signal_keeps_the_rounds_that_are_done(number, workdir, gaussian, drawn):
     handler = signal.getsignal(number)
     drawn.after = lambda n: os.kill(os.getpid(), number) if n == 1 else None
@@ -202,7 +191,7 @@ def test_step_whose_samples_are_not_finite_is_named(workdir, monkeypatch):
     assert not (workdir / "eval" / f"step_{STEP}" / "report.json").exists()
 
 
-@pytest.mark.parametrize("task", ["encode", "bpd", "samples"])
+@pytest.mark.parametrize("task", but_slow(["encode", "bpd", "samples"], "encode".__eq__))
 def test_flow_that_fails_says_at_which_time(task, workdir, monkeypatch, caplog):
     def score_fn(self, params, model_state, labels=None):
         return lambda x, t: jnp.where(jnp.abs(t[0] - 0.5) > 0.1, -1.0, jnp.nan) * x
@@ -254,9 +243,7 @@ def test_bits_per_dimension_of_gaussian_data(workdir, gaussian):
 def stretch(config):
     """Factor from data to latents that the flow of a Gaussian has."""
     sde = build(config).sde
-    first, last = (sde.marginal_coeffs(jnp.asarray(t)) for t in (sde.t_min, sde.T))
-    variance = [float(mu**2 * SPREAD**2 + sigma**2) for mu, sigma in (first, last)]
-    return (variance[1] / variance[0]) ** 0.5
+    return gaussian_flow(sde, 0.0, SPREAD**2, 1.0, sde.t_min, sde.T)
 
 
 def test_latents_of_gaussian_data_and_the_way_back(workdir, gaussian):
@@ -409,7 +396,7 @@ def experiment_of(**sections):
 @pytest.mark.parametrize("task", EVALUATORS)
 def test_settings_are_fields_of_the_config(task):
     fields = flax.traverse_util.flatten_dict(runs.get_config().to_dict(), sep=".")
-    for beginning in EVALUATORS[task].depends_on:
+    for beginning in EVALUATORS[task].keys:
         assert any(field.startswith(beginning) for field in fields), beginning
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from slow import but_slow, crossed
 
 from golden import (
     assert_golden,
@@ -99,7 +100,10 @@ def golden_groups():
     return groups
 
 
-@pytest.mark.parametrize("name", list(golden_groups()))
+LONG = ("sde_loss/ve/net/continuous", "sde_loss/subvp/net/continuous")
+
+
+@pytest.mark.parametrize("name", but_slow(golden_groups(), lambda n: n not in LONG))
 def test_golden_losses_and_gradients(name):
     z, group = load("losses"), golden_groups()[name]
     errors_fn, levels_fn, config, params = golden_setting(z, group[0])
@@ -169,22 +173,23 @@ def edm_setting(z, case, sde):
 WIDE = {"vesde": VESDE(1e-3, 200.0), "sigma_power": SigmaPowerSDE(1e3)}  # enough for every case
 
 
-@pytest.mark.parametrize("name", list(SDES))
-@pytest.mark.parametrize(
-    "case",
-    [c for c in cases("edm") if c["kind"].endswith("_loss")],
-    ids=lambda c: c["out"].removeprefix("out/loss/"),
-)
+EDM_CASES = {c["out"].removeprefix("out/loss/"): c for c in cases("edm") if "_loss" in c["kind"]}
+
+
+@pytest.mark.parametrize("case, name", crossed(EDM_CASES, SDES))
 def test_golden_edm_loss(case, name):
     """Per element, and the same for every SDE: the loss depends on the noise-to-signal ratio."""
-    z = load("edm")
+    z, case = load("edm"), EDM_CASES[case]
     sde = WIDE.get(name) or SDES[name]()
     row, levels, net = edm_setting(z, case, sde)
     y, n = jnp.asarray(nhwc(z[case["y"]])), jnp.asarray(nhwc(z[case["noise"]]))
-    error = score_matching_error(lambda x, t: row(sde, net, x, t), y, levels, n)
+    error = jax.jit(
+        lambda y, levels, n: score_matching_error(lambda x, t: row(sde, net, x, t), y, levels, n)
+    )(y, levels, n)
     assert_golden(error, z, case["out"])
 
 
+@pytest.mark.slow
 def test_golden_train_steps():
     z = load("train_steps")
     config = config_of(parse(z, "config"))
@@ -437,7 +442,7 @@ def assert_states_close(a: State, b: State):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", but_slow([1, 2, 8], lambda n: n == 2))
 def test_the_mapped_step_is_the_single_step(devices):
     """Plain SGD, because Adam would hide a gradient that is off by a factor."""
     assert jax.device_count() == 8, "conftest asks for eight virtual devices"

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from slow import but_slow
 
 from networks import REFINENETS, inputs, random_network, shapes_of, tiny
 from scorax.models.utils import MODELS, get_model, init_model
@@ -15,14 +16,12 @@ from scorax.weights.state_dicts import (
     to_torch_state_dict,
 )
 
+KINDS = ("ncsnpp", "ddpm", "ncsnv2_64", "ncsn")
+
 
 def kinds(*fast):
     """The networks, of those of NCSNv2, which differ in depth, one; all but the fast are slow."""
-    return pytest.mark.parametrize("name", but_slow(("ncsnpp", "ddpm", "ncsnv2_64", "ncsn"), fast))
-
-
-def but_slow(names, fast):
-    return [pytest.param(n, marks=[] if n in fast else [pytest.mark.slow]) for n in names]
+    return pytest.mark.parametrize("name", but_slow(KINDS, fast.__contains__))
 
 
 def assert_same_trees(a, b):
@@ -34,7 +33,7 @@ def assert_same_trees(a, b):
 # Parameters
 
 
-@pytest.mark.parametrize("name", but_slow(MODELS, ("ddpm", "ncsn", "ncsnv2_64")))
+@pytest.mark.parametrize("name", but_slow(MODELS, ("ddpm", "ncsn", "ncsnv2_64").__contains__))
 def test_new_parameters_have_the_expected_shapes_in_float32(name):
     config = tiny(name)
     model, params, model_state = init_model(jax.random.key(0), config)
@@ -46,7 +45,7 @@ def test_new_parameters_have_the_expected_shapes_in_float32(name):
     assert {a.dtype for a in jax.tree.leaves(expected)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", but_slow(MODELS, ("ddpm", "ncsnv2_64")))
+@pytest.mark.parametrize("name", but_slow(MODELS, ("ddpm", "ncsnv2_64").__contains__))
 def test_every_parameter_has_a_gradient(name):
     config = tiny(name)
     model, params = random_network(config)
@@ -120,7 +119,7 @@ def test_dropout_acts_only_in_training(name):
     assert np.abs(run(True, 0) - run(False, 0)).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", REFINENETS)
+@pytest.mark.parametrize("name", but_slow(REFINENETS, "ncsn".__eq__))
 def test_refinenets_have_no_dropout(name):
     config = tiny(name, dropout=0.5)
     model, x = get_model(config), inputs(config)

@@ -162,7 +162,7 @@ def test_pairwise_holds_every_pair():
 
 def combinations():
     for i, c in enumerate(pairwise(SWITCHES)):
-        marks = [pytest.mark.slow] if i >= 4 else []
+        marks = [pytest.mark.slow] if i >= 2 else []
         yield pytest.param(c, id="-".join(str(v) for v in c.values()), marks=marks)
 
 

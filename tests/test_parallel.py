@@ -53,6 +53,7 @@ def test_number_of_processes_has_to_be_one(name, monkeypatch):
         parallel.initialize()
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_step_of_one():
     """Loss, gradient norm and parameters of three steps, against the step without a mapped axis."""
     config = runs.get_config()
@@ -79,11 +80,6 @@ def test_a_step_gives_away_its_state_and_keeps_the_batch():
     state, batch = parallel.replicate(np.zeros(4)), parallel.replicate(np.ones(4))
     step(state, batch)
     assert state.is_deleted() and not batch.is_deleted()
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "cache"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import json
 import math
 
 import pytest
+from slow import but_slow
 
 import golden
 from scorax.weights.state_dicts import published_names
@@ -26,7 +27,10 @@ def test_every_buildable_config_is_in_the_table():
     assert len(TREES) == 28
 
 
-@pytest.mark.parametrize("file", TREES)
+QUICK = list(TREES)[::7]
+
+
+@pytest.mark.parametrize("file", but_slow(TREES, QUICK.__contains__))
 def test_parameters_are_those_of_the_published_network(file):
     module = importlib.import_module("scorax.configs." + file.removesuffix(".py").replace("/", "."))
     arrays = published_names(module.get_config()).values()

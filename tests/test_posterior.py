@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import correlated_score, gaussian_score, linear_posterior
+from slow import but_slow, crossed
 
 from golden import assert_golden, cases, load
 from scorax.conditioning.operators import get_block_mean, get_masking, get_random_projection
@@ -150,8 +151,7 @@ def assert_score_is_exact(sde, condition, score_fn, exact_fn, rtol=2e-4):
     assert (error < rtol).all(), error
 
 
-@pytest.mark.parametrize("name", list(SDES))
-@pytest.mark.parametrize("method", ["known covariance", "mmps"])
+@pytest.mark.parametrize("name, method", crossed(SDES, ["known covariance", "mmps"]))
 def test_guided_score_is_the_posterior_score(name, method):
     p, sde = problem(), SDES[name]()
     y = jnp.asarray(p.y[None], jnp.float32)
@@ -273,8 +273,8 @@ def deviations(x, matrix=None, y=None):
     "name, method",
     [
         ("vesde", "known covariance"),
-        ("vpsde", "known covariance"),
-        ("subvpsde", "known covariance"),
+        pytest.param("vpsde", "known covariance", marks=pytest.mark.slow),
+        pytest.param("subvpsde", "known covariance", marks=pytest.mark.slow),
         ("vpsde", "mmps"),
     ],
 )
@@ -288,7 +288,7 @@ def test_samples_have_the_posterior_mean_and_covariance(name, method):
     assert covariance < 4.5 * (2 / SAMPLES) ** 0.5 + 12 / sde.N, covariance
 
 
-@pytest.mark.parametrize("name", ["vesde", "vpsde", "subvpsde"])
+@pytest.mark.parametrize("name", but_slow(["vesde", "vpsde", "subvpsde"], "vpsde".__eq__))
 def test_samples_with_a_number_for_the_covariance(name):
     """The bound that `GaussianLikelihood` states, for rows of A that are orthonormal."""
     p, sde = problem(), SDES[name](N=400)

@@ -32,6 +32,7 @@ def examples(config, n):
     return get_data_scaler(config)(x), np.array([source[i]["label"] for i in range(n)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, module", SCORES.items())
 def test_score_networks_denoise(name, module):
     """At each level far better than the best that knows only the mean and variance of the data."""

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import gaussian_flow, gaussian_score
+from slow import but_slow, crossed
 
 from golden import cases, load, nhwc, parse, relative_error, sde_of
 from scorax.sde_lib import SDES, VESDE, VPSDE
@@ -21,47 +23,23 @@ from scorax.solvers.probability_flow import (
 )
 from scorax.utils.arrays import batch_mul, expand_like
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
-
-def gaussian_score(sde, mean, var):
-    """Exact for N(mean, diag var) data; `mean` and `var` broadcast against x with its rank."""
-
-    def score_fn(x, t):
-        mu, sigma = (expand_like(c, x) for c in sde.marginal_coeffs(t))
-        return -(x - mu * mean) / (mu**2 * var + sigma**2)
-
-    return score_fn
-
-
-def flow(sde, mean, var, x, t, s):
-    """Where the exact flow of N(mean, var) data takes x at t to: x at s, in double precision.
-
-    The flow keeps (x - mu mean) / std of the marginal.
-    """
-    coeffs = []
-    with jax.enable_x64(True):
-        for time in (t, s):
-            mu, sigma = (float(c[0]) for c in sde.marginal_coeffs(jnp.asarray([time])))
-            coeffs.append((mu * mean, np.sqrt(mu**2 * var + sigma**2)))
-    (mean_t, std_t), (mean_s, std_s) = coeffs
-    return mean_s + std_s * (np.asarray(x, np.float64) - mean_t) / std_t
-
-
 # Reference values
 
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in cases("ode_likelihood") if c["kind"] == "ode_sample"],
-    ids=lambda c: c["key"],
+    but_slow(
+        [c for c in cases("ode_likelihood") if c["kind"] == "ode_sample"],
+        lambda c: not c["denoise"],
+        ids=lambda c: c["key"],
+    ),
 )
 def test_golden_samples(case):
     """At the same tolerance; both are compared with the closed form where there is one."""
     z, key = load("ode_likelihood"), case["key"]
     settings = parse(z, "config")
     sde = sde_of(case["sde"], settings)
-    mean, var = (jnp.asarray(z[f"in/toy_{k}"].transpose(1, 2, 0))[None] for k in ("mean", "var"))
+    mean, var = (jnp.asarray(z[f"in/toy_{k}"].transpose(1, 2, 0)) for k in ("mean", "var"))
     sampler = get_ode_sampler(
         sde,
         solver="dopri5",
@@ -82,7 +60,7 @@ def test_golden_samples(case):
 
 # Closed forms
 
-MEAN, VAR = np.array([[0.3, -0.5, 0.0]]), np.array([[0.04, 0.3, 1.5]])
+MEAN, VAR = np.array([0.3, -0.5, 0.0]), np.array([0.04, 0.3, 1.5])
 START = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
 
@@ -95,12 +73,18 @@ def settings():
                 yield "vpsde", solver, control
 
 
-@pytest.mark.parametrize("name, solver, control", list(settings()))
+QUICK = (("vesde", "tsit5", "batch"), ("vpsde", "dopri5", "sample"))
+
+
+@pytest.mark.parametrize(
+    "name, solver, control",
+    [pytest.param(*s, marks=[] if s in QUICK else [pytest.mark.slow]) for s in settings()],
+)
 def test_decoding_is_the_exact_flow_and_encoding_its_inverse(name, solver, control):
     sde = SDES[name]()
     # The tolerance of a step; errors add up, and grow where the flow spreads.
     arguments = dict(solver=solver, error_control=control, eps=1e-4, rtol=1e-6, atol=1e-6)
-    score_fn = gaussian_score(sde, jnp.asarray(MEAN), jnp.asarray(VAR))
+    score_fn = gaussian_score(sde, MEAN, VAR)
 
     @jax.jit
     def there_and_back(z):
@@ -109,9 +93,10 @@ def test_decoding_is_the_exact_flow_and_encoding_its_inverse(name, solver, contr
 
     z = START * sde.prior_std
     x, again = there_and_back(z)
-    np.testing.assert_allclose(x, flow(sde, MEAN, VAR, z, sde.T, 1e-4), atol=1e-4)
+    np.testing.assert_allclose(x, gaussian_flow(sde, MEAN, VAR, z, sde.T, 1e-4), atol=1e-4)
     # Errors at t = eps grow with the spread on the way back.
-    growth = flow(sde, MEAN, VAR, 1.0, 1e-4, sde.T) - flow(sde, MEAN, VAR, 0.0, 1e-4, sde.T)
+    ends = gaussian_flow(sde, MEAN, VAR, np.array([[0.0], [1.0]]), 1e-4, sde.T)
+    growth = np.diff(ends, axis=0)
     assert (np.abs(again - z) < 2e-4 * np.maximum(growth, 1)).all()
 
 
@@ -120,7 +105,7 @@ def test_sampling_is_decoding_a_draw_from_the_prior():
     score_fn = gaussian_score(sde, 0.2, 0.5)
     x, nfe = jax.jit(lambda: get_ode_sampler(sde)(key, score_fn, shape))()
     z = sde.prior_sampling(key, shape)
-    np.testing.assert_allclose(x, flow(sde, 0.2, 0.5, z, 1.0, sde.t_min), atol=1e-4)
+    np.testing.assert_allclose(x, gaussian_flow(sde, 0.2, 0.5, z, 1.0, sde.t_min), atol=1e-4)
     assert nfe.dtype == jnp.int32 and nfe.shape == ()
 
 
@@ -128,14 +113,15 @@ def test_a_start_on_the_way_is_carried_from_there():
     sde = VESDE(sigma_max=20.0)
     sampler = get_ode_sampler(sde, t_start=0.6, eps=0.1)
     run = jax.jit(lambda x: sampler(jax.random.key(0), gaussian_score(sde, 0.2, 0.5), x.shape, x))
-    np.testing.assert_allclose(run(START)[0], flow(sde, 0.2, 0.5, START, 0.6, 0.1), atol=1e-4)
+    exact = gaussian_flow(sde, 0.2, 0.5, START, 0.6, 0.1)
+    np.testing.assert_allclose(run(START)[0], exact, atol=1e-4)
 
 
 def test_tolerance_sets_the_error():
     """Two orders of magnitude less tolerance: at least one less error, and more evaluations."""
     sde = VPSDE()
-    score_fn = gaussian_score(sde, jnp.asarray(MEAN), jnp.asarray(VAR))
-    exact, errors, counts = flow(sde, MEAN, VAR, START, 1.0, sde.t_min), [], []
+    score_fn = gaussian_score(sde, MEAN, VAR)
+    exact, errors, counts = gaussian_flow(sde, MEAN, VAR, START, 1.0, sde.t_min), [], []
     for tolerance in (1e-3, 1e-5):
         decode = jax.jit(
             functools.partial(get_decoder(sde, rtol=tolerance, atol=tolerance), score_fn)
@@ -173,8 +159,7 @@ def test_a_sample_with_its_own_steps_does_not_depend_on_the_others():
 # Counting
 
 
-@pytest.mark.parametrize("control", list(ERROR_CONTROLS))
-@pytest.mark.parametrize("solver", list(ODE_SOLVERS))
+@pytest.mark.parametrize("solver, control", crossed(ODE_SOLVERS, ERROR_CONTROLS))
 def test_every_evaluation_is_counted(solver, control):
     """2 to choose the first step, 1 for each attempt at it, 6 for every step."""
     calls = []

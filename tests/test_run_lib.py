@@ -7,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from slow import but_slow
 
 import runs
 from scorax import run_lib
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 def assert_states_equal(a, b):
@@ -22,13 +25,6 @@ def assert_states_equal(a, b):
 
 def steps_saved(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A step that one test has compiled is not compiled by the next."""
-    with runs.compilation_cache(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +72,7 @@ def test_sampler_that_fails_does_not_fail_the_training(run, tmp_path, monkeypatc
     assert log.splitlines()[-1].endswith("finished: step 8 of 8")
 
 
+@pytest.mark.slow
 def test_interrupted_run_continues_bit_for_bit(run, tmp_path, monkeypatch):
     """A crash two steps behind the last checkpoint: the same state and losses in the end."""
     config, workdir, state = run
@@ -99,7 +96,7 @@ def test_interrupted_run_continues_bit_for_bit(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(*pictures)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", but_slow(SIGNALS, lambda n: n == signal.SIGTERM))
 def test_signal_saves_and_stops(number, tmp_path, monkeypatch):
     config = runs.get_config()
     log_metrics = run_lib.Run.log_metrics
@@ -118,6 +115,7 @@ def test_signal_saves_and_stops(number, tmp_path, monkeypatch):
     assert signal.getsignal(number) == handler
 
 
+@pytest.mark.slow
 def test_diverged_run_stops_before_it_saves(tmp_path, monkeypatch):
     get_iterator = run_lib.get_iterator
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from oracles import gaussian_flow, gaussian_score, mixture_score, toy_score
 from scipy.stats import norm
+from slow import but_slow
 
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
 from scorax.configs import base
@@ -176,8 +177,7 @@ def test_every_combination_returns_the_data(sde, predictor, corrector):
 def langevin_only():
     for sde in SDES:
         for corrector in ("langevin", "ald"):
-            fast = (sde, corrector) == ("vesde", "langevin")
-            yield pytest.param(sde, corrector, marks=marks(fast), id=f"{sde}-{corrector}")
+            yield pytest.param(sde, corrector, marks=marks(False), id=f"{sde}-{corrector}")
 
 
 @pytest.mark.parametrize("sde, corrector", list(langevin_only()))
@@ -212,7 +212,7 @@ def test_probability_flow_returns_the_data(sde, predictor):
     assert_distribution(draw(sampler, sde, SAMPLES), bias=60 / sde.N, shift=offset)
 
 
-@pytest.mark.parametrize("name", list(SDES))
+@pytest.mark.parametrize("name", but_slow(SDES, ("vesde", "vpsde").__contains__))
 def test_probability_flow_converges_with_first_order(name, monkeypatch):
     """For Gaussian data the flow is linear, so that two starting points show all of it."""
     cls, v = SDES[name], 0.05

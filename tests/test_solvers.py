@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 from oracles import gaussian_flow, gaussian_score
+from slow import crossed
 from test_sampling import (
     assert_distribution,
     draw,
@@ -232,14 +233,7 @@ def flow_error(sde, var, sampler, eps):
     return float(x[0, 0]) / float(gaussian_flow(sde, 0.0, var, sde.prior_std, sde.T, eps)) - 1
 
 
-def order_cases():
-    for solver in sorted({*DETERMINISTIC, *ORDERS}):
-        for name in SDES:
-            fast = name in ("vesde", "vpsde", "subvpsde")
-            yield pytest.param(solver, name, marks=[] if fast else [pytest.mark.slow])
-
-
-@pytest.mark.parametrize("solver, name", list(order_cases()))
+@pytest.mark.parametrize("solver, name", crossed(sorted({*DETERMINISTIC, *ORDERS}), SDES))
 def test_order_of_convergence(solver, name):
     options, order = ORDERS[solver]
     solver = solver.removesuffix("-3")
@@ -358,8 +352,7 @@ def build(solver, sde, **options):
     return SOLVERS[solver](sde, **QUICK.get(solver, {"steps": 5}), **options)
 
 
-@SOLVER
-@BOTH
+@pytest.mark.parametrize("solver, name", crossed(SOLVERS, SDES))
 def test_contract(solver, name):
     """Evaluations, times, projection, observer and start, all in one run."""
     sde, shape, t_start, eps = SDES[name](), (2, 3, 2), 0.6, 0.01
