@@ -312,7 +312,10 @@ def load_state(experiment: Experiment, workdir: str) -> tuple[State, dict]:
     """
     path = find_weights(experiment.config, workdir)
     if path == experiment.config.eval.checkpoint:
-        return _read_state(experiment, path), formats.read_exported(path)[0]
+        try:
+            return _read_state(experiment, path), formats.read_exported(path)[0]
+        except ValueError as e:
+            raise ValueError(f"eval.checkpoint={path!r}: {e}") from e
     keep_period = experiment.config.training.snapshot_freq
     with contextlib.closing(Checkpoints(path, keep_period)) as checkpoints:
         state, _, saved, _ = restore(experiment, checkpoints, training=False)

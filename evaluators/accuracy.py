@@ -46,7 +46,9 @@ class AccuracyCurve:
         self.levels = np.geomspace(*ratio_range(experiment.sde), _LEVELS)
 
         @jax.jit
-        def judge(rng: jax.Array, params: Any, model_state: Any, batch: losses.Batch) -> jax.Array:
+        def find_correct(
+            rng: jax.Array, params: Any, model_state: Any, batch: losses.Batch
+        ) -> jax.Array:
             classifier_fn = experiment.classifier_fn(params, model_state)
             x, labels = (parallel.shard_batch(batch[key]) for key in ("image", "label"))
 
@@ -59,20 +61,20 @@ class AccuracyCurve:
 
             return lax.map(at_level, (jnp.arange(_LEVELS), jnp.asarray(self.levels, x.dtype))).T
 
-        self._judge = judge
+        self._find_correct = find_correct
 
-    def judge(self, i: int, rng: jax.Array, state: losses.State) -> np.ndarray:
+    def find_correct(self, i: int, rng: jax.Array, state: losses.State) -> np.ndarray:
         """Whether the averaged parameters classify the images of batch i correctly: (B, K)."""
         # Each process reads its share of the batch and receives the shares of the others.
         batch = parallel.to_host(self._batches[i])
         batch = jax.tree.map(lambda x: x[np.argsort(batch["index"])], batch)
-        return parallel.to_host(self._judge(rng, state.params_ema, state.model_state, batch))
+        return parallel.to_host(self._find_correct(rng, state.params_ema, state.model_state, batch))
 
     def in_training(self, rng: jax.Array, state: losses.State) -> np.ndarray:
         """Accuracy at each level, (K,), on the first images of the split."""
         n = min(self.size, _IN_TRAINING)
         batches = range(-(-n // self.batch_size))
-        correct = [self.judge(i, jax.random.fold_in(rng, i), state) for i in batches]
+        correct = [self.find_correct(i, jax.random.fold_in(rng, i), state) for i in batches]
         return np.concatenate(correct)[:n].mean(0)
 
     def save_plot(self, path: str | os.PathLike, accuracy: np.ndarray, step: int) -> None:
@@ -96,7 +98,7 @@ def evaluate_accuracy(context: TaskContext) -> Numbers:
     """
     curve, split = AccuracyCurve(context.experiment), context.config.eval.split
     n = context.num_examples
-    one = lambda i: {"correct": curve.judge(i, context.rng(i), context.state)}  # noqa: E731
+    one = lambda i: {"correct": curve.find_correct(i, context.rng(i), context.state)}  # noqa: E731
     accuracy = context.show_rounds("accuracy", n, one)["correct"].mean(0)
     if parallel.is_primary():
         curve.save_plot(context.path("accuracy.png"), accuracy, int(context.state.step))

@@ -3,8 +3,8 @@
     python main.py --config configs/classifier/cifar10.py --mode train
 
 Network and noise levels are the published ones (Song et al. 2021, appendix I.1), 38,913,242
-parameters. How it was trained is not published: flips and moves by up to 4 pixels are those of
-Zagoruyko & Komodakis 2016, the rest is that of our score networks. Here: not run.
+parameters. How it was trained is not published: flips and moves by up to 4 pixels follow
+Zagoruyko & Komodakis 2016, the rest follows our score networks. Here: not run.
 """
 
 import ml_collections

@@ -4,8 +4,8 @@
     python main.py --config configs/classifier/mnist.py --mode eval
 
 The second writes its accuracy at each noise level. Measured on two cores of a Xeon with much else
-running: 6 minutes (2.5 of CPU time). The digits of the test split are among those of training, so
-that its accuracy there is too good; trained on 4,500 of the 5,000, its accuracy on the other 500 is
+running: 6 minutes (2.5 of CPU time). Training has seen the digits of the test split, so its
+accuracy there is too good; trained on 4,500 of the 5,000, its accuracy on the other 500 is
 .980 at noise up to 0.2, .966 at 0.4, .924 at 0.74, .73 at 1.4, .43 at 2.5 and .23 at 4.7.
 """
 

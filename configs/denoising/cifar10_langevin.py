@@ -6,7 +6,7 @@
 The network knows the score at noise 0.1 alone; of images in [0, 1] with that noise, PSNR 20 dB, the
 second command reports what Langevin dynamics and Tweedie's formula make. The project reports 26.61
 dB for its Langevin dynamics and 27.97 dB for a two-layer U-Net trained to regress.
-Batches, optimizer and the 50 epochs are those of the project. Here: not run. 79,107 parameters.
+Batches, optimizer and the 50 epochs follow the project. Here: not run. 79,107 parameters.
 """
 
 import ml_collections

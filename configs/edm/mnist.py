@@ -2,9 +2,9 @@
 
     python main.py --config configs/edm/mnist.py --mode train
 
-edm/mnist_conditional is told the digit. The noise levels between
-0.002 and 32, their mean and sigma_data are those of these digits in [-1, 1]; EDM's own are in
-edm/cifar10. The network and its training are those of ve/mnist, which take 11 minutes on two CPU
+edm/mnist_conditional is given the digit. The noise levels between
+0.002 and 32, their mean and sigma_data suit these digits in [-1, 1]; EDM's own are in
+edm/cifar10. Network and training are as in ve/mnist, which takes 11 minutes on two CPU
 cores. Here: not run in full, but edm/mnist_conditional was.
 """
 

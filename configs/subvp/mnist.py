@@ -2,7 +2,7 @@
 
     python main.py --config configs/subvp/mnist.py --mode train
 
-The recipe is that of ve/mnist, which takes 11 minutes on two CPU cores. Here: not run in full.
+Uses the recipe of ve/mnist, which takes 11 minutes on two CPU cores. Here: not run in full.
 """
 
 import ml_collections

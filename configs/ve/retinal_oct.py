@@ -2,7 +2,7 @@
 
     python main.py --config configs/ve/retinal_oct.py --mode train
 
-The recipe is that of FFHQ at 256 pixels, for one channel. Here: not run.
+Uses the recipe of FFHQ at 256 pixels, for one channel. Here: not run.
 """
 
 import ml_collections

@@ -2,8 +2,8 @@
 
     python main.py --config configs/vp/mnist.py --mode train
 
-The recipe is that of ve/mnist, which takes 11 minutes on two CPU cores. Here: not run in full;
-500 of its 2,400 steps gave strokes like those of digits.
+Uses the recipe of ve/mnist, which takes 11 minutes on two CPU cores. Here: not run in full;
+500 of its 2,400 steps gave strokes like the strokes of digits.
 """
 
 import ml_collections
