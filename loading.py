@@ -438,7 +438,8 @@ def load_classifier(directory: str, checkpoint: str = "") -> Model:
             "exported weights, which are of one step; leave guidance.checkpoint empty"
         )
     try:
-        classifier = load(directory, step=int(checkpoint) if checkpoint else None)
+        step = int(checkpoint) if checkpoint else None
+        classifier = load(directory, load_config(directory), step)
         classifier.experiment.check_classifier()
     except ValueError as e:
         raise ValueError(f"guidance.classifier={directory!r}: {e}") from e

@@ -25,7 +25,7 @@ from scorax.models.utils import get_model, get_parametrization, get_score_fn
 from scorax.sde_lib import get_sde
 from scorax.tools import convert_checkpoint
 from scorax.utils.checkpoints import Checkpoints
-from scorax.weights import formats, torch_files
+from scorax.weights import formats, readers, torch_files
 from scorax.weights.state_dicts import published_names
 
 CHECKPOINTS = FOLDER / "checkpoints"
@@ -423,7 +423,7 @@ def test_optimizer_of_another_network_is_noticed(read):
 
     def moments(state, n):
         optimizer = {"state": state, "param_groups": [{"params": list(range(n))}]}
-        return conversion._torch_moments(optimizer, {}, names, names[1:], config)
+        return readers._torch_moments(optimizer, {}, names, names[1:], config)
 
     assert moments({}, len(names)) is None
     with pytest.raises(ValueError, match="its optimizer has 3 arrays, the network has 157"):
