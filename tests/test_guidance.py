@@ -20,6 +20,7 @@ from scorax.conditioning.guidance import (
     classifier_guidance,
     get_weight_fn,
 )
+from scorax.configs import base
 from scorax.controllable_generation import get_pc_conditional_sampler
 from scorax.sampling import CORRECTORS, PREDICTORS
 from scorax.sde_lib import SDES, VESDE, VPSDE
@@ -237,7 +238,7 @@ def test_weights(weight, sigmas, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", WEIGHTS)
+@pytest.mark.parametrize("schedule", ["constant", "linear", "interval"])
 def test_weights_from_a_config(schedule):
     fields = {"weight": 2.0, "weight_beyond": 0.5, "sigma_min": 0.1, "sigma_max": 10.0}
     config = ml_collections.ConfigDict({"guidance": {"schedule": schedule, **fields}})
@@ -245,6 +246,14 @@ def test_weights_from_a_config(schedule):
     np.testing.assert_allclose(
         get_weight_fn(config)(jnp.asarray([0.1, 20.0], jnp.float32)), [2.0, beyond], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("schedule", WEIGHTS)
+def test_every_weight_of_a_config_is_one_number_for_each_example(schedule):
+    config = base.get_config()
+    config.guidance.schedule, config.guidance.sigma_max = schedule, 10.0
+    weights = get_weight_fn(config)(jnp.asarray([0.02, 1.0, 40.0], jnp.float32))
+    assert weights.shape == (3,) and np.isfinite(weights).all() and (weights >= 0).all()
 
 
 def test_truncated_guidance_leaves_the_score_alone():

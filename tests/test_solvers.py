@@ -25,8 +25,9 @@ from scorax.solvers.adaptive import adaptive_step
 from scorax.solvers.heun import get_heun_sampler
 from scorax.solvers.tableaus import adams_tableau
 from scorax.solvers.time_grids import in_double, levels_of, times_of
+from scorax.utils.options import options_of
 
-FEW_STEP = [name for name in SOLVERS if name != "adaptive_sde"]
+FEW_STEP = [n for n, row in SOLVERS.items() if {"steps", "denoise"} <= options_of(row).keys()]
 EDM = load("edm")
 
 
@@ -349,7 +350,8 @@ QUICK = {"adaptive_sde": {"rel_tol": 0.5, "abs_tol": 0.1}}
 
 
 def build(solver, sde, **options):
-    return SOLVERS[solver](sde, **QUICK.get(solver, {"steps": 5}), **options)
+    steps = {"steps": 5} if "steps" in options_of(SOLVERS[solver]) else {}
+    return SOLVERS[solver](sde, **QUICK.get(solver, steps), **options)
 
 
 @pytest.mark.parametrize("solver, name", crossed(SOLVERS, SDES))
