@@ -7,6 +7,7 @@ samples come out in the model's range. They are pure functions of the global bat
 """
 
 import abc
+import functools
 import math
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
 from scorax.solvers import SOLVERS
 from scorax.solvers.probability_flow import get_ode_sampler
 from scorax.utils.arrays import batch_mul, example_norm, lookup
-from scorax.utils.options import Option, configured
+from scorax.utils.options import Option, check_parameters, configured
 from scorax.utils.progress import Observer, observe
 
 
@@ -286,6 +287,7 @@ def get_sampling_fn(
       ValueError: for an unknown name or a parameter out of range.
     """
     row = lookup(SAMPLERS, config.sampling.method.lower(), "sampling.method")
+    check_parameters(functools.partial(row, sde), ("observer", "projection", "t_start", *options))
     options = configured(row, config) | options
     return row(sde, **options, observer=observer, projection=projection, t_start=t_start)
 

@@ -161,6 +161,17 @@ def test_a_likelihood_with_a_parameter_without_a_source_is_refused(monkeypatch):
         check(likelihood="strange")
 
 
+def test_a_solver_with_a_parameter_without_a_source_is_refused(monkeypatch):
+    def get_solver(process, order, observer=None, projection=None, t_start=None):
+        return None
+
+    monkeypatch.setitem(sampling.SAMPLERS, "mine", get_solver)
+    config = runs.get_config(sampling={"method": "mine"})
+    with pytest.raises(ValueError, match="'order' of get_solver has neither a default nor"):
+        sampling.get_sampling_fn(config, None)
+    assert sampling.get_sampling_fn(config, None, order=2) is None
+
+
 def test_a_non_linear_operator_of_another_shape_is_measured_and_shown(monkeypatch):
     """Moduli of Fourier coefficients, as in phase retrieval: no derivative where they are 0."""
 
