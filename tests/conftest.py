@@ -46,6 +46,13 @@ def compile_fast():
     """What every test does; for the modules that still ask for it."""
 
 
+@pytest.fixture
+def strict_dtypes():
+    """For modules in which nothing may be promoted silently: float32 with float64, or integers."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def compile_well():
     """For modules whose programs run for longer than they take to compile."""

@@ -18,6 +18,7 @@ from scipy.stats import multivariate_normal
 
 from scorax.sde_lib import SDES, VPSDE
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 MEAN = np.array([0.5, -0.3])
 COVARIANCE = np.array([[0.4, 0.25], [0.25, 0.8]])
 WEIGHTS = np.array([0.35, 0.65])

@@ -16,6 +16,7 @@ from scorax.configs import base
 from scorax.sampling import time_grid
 from scorax.sde_lib import SDES, VESDE, VPSDE, CosineVPSDE, SigmaPowerSDE, subVPSDE
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 GOLDEN = pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
 # Up to the end, and so close to the data that naive formulas cancel.
