@@ -437,6 +437,8 @@ def load_classifier(directory: str, checkpoint: str = "") -> Model:
             f"guidance.checkpoint={checkpoint!r}, but guidance.classifier={directory!r} holds "
             "exported weights, which are of one step; leave guidance.checkpoint empty"
         )
+    if checkpoint and not checkpoint.isdecimal():
+        raise ValueError(f"guidance.checkpoint={checkpoint!r} must be a step of the run, or empty")
     try:
         step = int(checkpoint) if checkpoint else None
         classifier = load(directory, load_config(directory), step)
