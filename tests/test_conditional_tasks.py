@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import gaussian_score, replacing_network
 from PIL import Image
 
 import runs
+from oracles import gaussian_score, replacing_network
 from scorax import evaluators, losses
 from scorax.conditioning.operators import OPERATORS
 from scorax.conditioning.posterior import LIKELIHOODS

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import correlated_score, toy_score
-from slow import crossed
 
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
+from oracles import correlated_score, toy_score
 from scorax.conditioning.operators import COLOR_BASES, luma
 from scorax.conditioning.posterior import MMPS
 from scorax.controllable_generation import (
@@ -25,6 +24,7 @@ from scorax.controllable_generation import (
 from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler
 from scorax.sde_lib import SDES, VPSDE
 from scorax.solvers import SOLVERS
+from slow import crossed
 
 # Reference values
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from slow import but_slow
 
 from golden import assert_golden, config_of, load, nhwc, params_of, parse
 from networks import inputs, random_network, shapes_of, tiny
 from scorax.models.layers import NORMALIZATIONS
 from scorax.models.utils import get_model, init_model
+from slow import but_slow
 
 
 def test_golden():

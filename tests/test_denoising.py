@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import correlated_score, gaussian_score, linear_posterior
 from PIL import Image
-from slow import but_slow, crossed
 
 import runs
+from oracles import correlated_score, gaussian_score, linear_posterior
 from scorax import evaluators, run_lib, sampling
 from scorax.conditioning.denoising import (
     DENOISERS,
@@ -31,6 +30,7 @@ from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
 from scorax.solvers import SOLVERS
 from scorax.utils.checkpoints import Checkpoints
 from scorax.weights.state_dicts import published_names
+from slow import but_slow, crossed
 
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 MEAN = np.array([0.3, -0.5])

@@ -1,6 +1,7 @@
 """The programs in the documentation run, and print what they say."""
 
 import pytest
+
 from pages import blocks, run
 
 

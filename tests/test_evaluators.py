@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import gaussian_flow, gaussian_score, replacing_network
 from PIL import Image
-from slow import but_slow
 
 import runs
+from oracles import gaussian_flow, gaussian_score, replacing_network
 from scorax import evaluators, experiment, run_lib
 from scorax.datasets import get_dataset, get_source
 from scorax.evaluators import EVALUATORS, ImageSampler
@@ -25,6 +24,7 @@ from scorax.experiment import SCORE, Experiment, build
 from scorax.metrics import features
 from scorax.metrics.feature_sets import Features, feature_statistics, frechet_distance
 from scorax.utils.checkpoints import Checkpoints
+from slow import but_slow
 
 STEP, SPREAD = 8, 0.4  # of the checkpoint; standard deviation of the Gaussian data of `gaussian`
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pages import blocks, run
 from sklearn.datasets import load_digits
 
+from pages import blocks, run
 from scorax import conditioning, datasets, evaluators, noise_levels, sampling, sde_lib, solvers
 from scorax.conditioning import denoising, guidance
 from scorax.experiment import build

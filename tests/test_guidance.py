@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from oracles import log_joint, mixture_score, part_scores
 
+from oracles import log_joint, mixture_score, part_scores
 from scorax.conditioning.guidance import (
     WEIGHTS,
     Constant,

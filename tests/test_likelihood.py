@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import gaussian_score, mixture_score
 from scipy.special import logsumexp
 from scipy.stats import norm
-from slow import but_slow
 
 from golden import cases, config_of, load, nhwc, params_of, parse, relative_error, sde_of
+from oracles import gaussian_score, mixture_score
 from scorax import likelihood
 from scorax.configs import base
 from scorax.datasets import get_data_inverse_scaler, get_data_scaler
@@ -30,6 +29,7 @@ from scorax.likelihood import (
 from scorax.models.utils import get_model, get_parametrization, get_score_fn
 from scorax.sde_lib import SDES, VESDE, VPSDE
 from scorax.solvers.probability_flow import get_drift, get_encoder
+from slow import but_slow
 
 
 def mixture_bpd(x, weights, means, variances):

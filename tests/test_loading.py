@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import gaussian_score
 from test_convert_checkpoint import config_for, golden, source_of
 
 import scorax
 from golden import assert_golden, nhwc
+from oracles import gaussian_score
 from scorax import conversion
 from scorax.loading import load_state
 

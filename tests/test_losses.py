@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from slow import but_slow, crossed
 
 from golden import (
     assert_golden,
@@ -48,6 +47,7 @@ from scorax.noise_levels import (
     uniform_levels,
 )
 from scorax.sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde
+from slow import but_slow, crossed
 
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
 

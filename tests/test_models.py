@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from slow import but_slow
 
 from networks import REFINENETS, inputs, random_network, shapes_of, tiny
 from scorax.models.utils import MODELS, get_model, init_model
@@ -15,6 +14,7 @@ from scorax.weights.state_dicts import (
     published_names,
     to_torch_state_dict,
 )
+from slow import but_slow
 
 KINDS = ("ncsnpp", "ddpm", "ncsnv2_64", "ncsn")
 

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+from scipy.stats import multivariate_normal
+
 from oracles import (
     coefficients,
     correlated_score,
@@ -13,9 +16,6 @@ from oracles import (
     log_joint,
     mixture_score,
 )
-from scipy.integrate import solve_ivp
-from scipy.stats import multivariate_normal
-
 from scorax.sde_lib import SDES, VPSDE
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

@@ -10,10 +10,10 @@ import json
 import math
 
 import pytest
-from slow import but_slow
 
 import golden
 from scorax.weights.state_dicts import published_names
+from slow import but_slow
 
 TREES = json.loads((golden.FOLDER / "param_trees.json").read_text())
 

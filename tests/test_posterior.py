@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import correlated_score, gaussian_score, linear_posterior
-from slow import but_slow, crossed
 
 from golden import assert_golden, cases, load
+from oracles import correlated_score, gaussian_score, linear_posterior
 from scorax.conditioning.operators import get_block_mean, get_masking, get_random_projection
 from scorax.conditioning.posterior import (
     DPS,
@@ -26,6 +25,7 @@ from scorax.controllable_generation import get_pc_conditional_sampler
 from scorax.sampling import CORRECTORS, PREDICTORS
 from scorax.sde_lib import SDES, VPSDE
 from scorax.utils.arrays import batch_mul
+from slow import but_slow, crossed
 
 # Reference values of score-based data assimilation: trajectories (B, L, C, H, W), any event shape
 

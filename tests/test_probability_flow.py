@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import gaussian_flow, gaussian_score
-from slow import but_slow, crossed
 
 from golden import cases, load, nhwc, parse, relative_error, sde_of
+from oracles import gaussian_flow, gaussian_score
 from scorax.sde_lib import SDES, VESDE, VPSDE
 from scorax.solvers.probability_flow import (
     ERROR_CONTROLS,
@@ -22,6 +21,7 @@ from scorax.solvers.probability_flow import (
     interpolate,
 )
 from scorax.utils.arrays import batch_mul, expand_like
+from slow import but_slow, crossed
 
 # Reference values
 

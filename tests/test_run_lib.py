@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from slow import but_slow
 
 import runs
 from scorax import run_lib
+from slow import but_slow
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

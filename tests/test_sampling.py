@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import gaussian_flow, gaussian_score, mixture_score, toy_score
 from scipy.stats import norm
-from slow import but_slow
 
 from golden import assert_golden, cases, load, nhwc, parse, sde_of
+from oracles import gaussian_flow, gaussian_score, mixture_score, toy_score
 from scorax.configs import base
 from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler, get_sampling_fn, time_grid
 from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
+from slow import but_slow
 
 # Reference values
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from oracles import toy_score
 
 from golden import assert_golden, load, nhwc, parse, relative_error, sde_of
+from oracles import toy_score
 from scorax import sde_lib
 from scorax.configs import base
 from scorax.sampling import time_grid

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import io_callback
-from oracles import gaussian_flow, gaussian_score
-from slow import crossed
 from test_sampling import (
     assert_distribution,
     draw,
@@ -18,6 +16,7 @@ from test_sampling import (
 )
 
 from golden import assert_golden, cases, load, nhwc, parse, relative_error, sde_of
+from oracles import gaussian_flow, gaussian_score
 from scorax.sampling import SAMPLERS, get_sampling_fn
 from scorax.sde_lib import SDES, VESDE, VPSDE, iddpm_sigmas
 from scorax.solvers import SOLVERS, TIME_GRIDS
@@ -26,6 +25,7 @@ from scorax.solvers.heun import get_heun_sampler
 from scorax.solvers.tableaus import adams_tableau
 from scorax.solvers.time_grids import in_double, levels_of, times_of
 from scorax.utils.options import options_of
+from slow import crossed
 
 FEW_STEP = [n for n, row in SOLVERS.items() if {"steps", "denoise"} <= options_of(row).keys()]
 EDM = load("edm")
