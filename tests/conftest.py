@@ -41,24 +41,11 @@ def fixed_numpy_seed():
     np.random.seed(0)
 
 
-@pytest.fixture(scope="module")
-def compile_fast():
-    """What every test does; for the modules that still ask for it."""
-
-
 @pytest.fixture
 def strict_dtypes():
     """For modules in which nothing may be promoted silently: float32 with float64, or integers."""
     with jax.numpy_dtype_promotion("strict"):
         yield
-
-
-@pytest.fixture(scope="module")
-def compile_well():
-    """For modules whose programs run for longer than they take to compile."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 A program that is compiled once is read from a cache by all later processes of the same tests.
 """
 
-import contextlib
 import importlib
 import os
 import subprocess
@@ -37,12 +36,6 @@ def get_config(name: str = "ve/mnist", **sections: dict) -> ml_collections.Confi
     config.update_from_flattened_dict(TINY)
     config.update(sections)
     return config.lock()
-
-
-@contextlib.contextmanager
-def compilation_cache(path: Path):
-    """Does nothing: every test keeps its compiled programs by now. For modules that still ask."""
-    yield
 
 
 def command(workdir: Path, mode: str = "train", config: str = "ve/mnist", **fields) -> list[str]:

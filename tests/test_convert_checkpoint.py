@@ -172,7 +172,7 @@ def flat(config):
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory):
+def imported(tmp_path_factory, cache):
     """What the command line makes of a .pth: config, directory of the run, and what it says."""
     folder = tmp_path_factory.mktemp("imported")
     config = config_for("score_sde_pytorch")
@@ -184,7 +184,7 @@ def imported(tmp_path_factory):
     command += ["--config", str(file), "--workdir", str(folder / "run")]
     command += ["--config.training.n_iters=2301"]
     config.training.n_iters = 2301
-    said = runs.finish(runs.start(command, runs.environment(folder / "cache")))
+    said = runs.finish(runs.start(command, runs.environment(cache)))
     return config.lock(), folder / "run", said
 
 
@@ -360,12 +360,12 @@ def test_networks_that_diffusers_does_not_have(tmp_path, read):
 
 
 @pytest.mark.slow
-def test_run_is_evaluated_and_continued(imported):
+def test_run_is_evaluated_and_continued(imported, cache):
     config, workdir, _ = imported
     before, *_ = restore(config, workdir)
     main = [sys.executable, "main.py", "--config", str(workdir.parent / "mine.py")]
     main += ["--workdir", str(workdir), "--config.training.n_iters=2301", "--mode"]
-    env = runs.environment(workdir.parent / "cache")
+    env = runs.environment(cache)
     runs.finish(runs.start([*main, "eval"], env))
     report = json.loads((workdir / "eval" / "step_2300" / "report.json").read_text())
     assert (report["step"], report["samples"]["num_samples"]) == (2300, 12)

@@ -20,8 +20,6 @@ from scorax.metrics import features
 from scorax.metrics.feature_sets import METRICS, Features
 from scorax.models import utils
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 PAGE = "extending.md"
 NUMBER = r"-?\d+(?:\.\d*)?(?:e[+-]\d+)?"
 STATE = State(np.int32(1), {}, (), {}, {})  # of tasks that look at no network

@@ -70,9 +70,9 @@ def test_default_workdir(path, workdir):
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory):
+def env(cache):
     """A laptop's: nothing says that there is no TPU, nor how to compile."""
-    env = runs.environment(tmp_path_factory.getbasetemp() / "cache")
+    env = runs.environment(cache)
     return {
         name: value for name, value in env.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")
     }

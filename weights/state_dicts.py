@@ -5,6 +5,7 @@ score_sde_pytorch and in score_sde, and its layout. The names come from `score_s
 are float32.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -168,6 +169,7 @@ def _collect(
     return unflatten_dict(leaves)
 
 
+@functools.lru_cache(maxsize=8)
 def _shapes(network: nn.Module, size: int, channels: int) -> dict[Path, tuple[int, ...]]:
     """Returns the shapes of the network's parameters, by path."""
     x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
