@@ -385,12 +385,12 @@ class VPSDE(_LinearBetaSDE):
 
     def discretize(self, x: jax.Array, t: jax.Array) -> Pair:
         """The DDPM chain (section 3.4): f = (sqrt(1 - beta_i) - 1) x, G = sqrt(beta_i)."""
-        beta = jnp.asarray(self.discrete_betas, jnp.float32)[self.level_index(t)]
+        beta = jnp.asarray(self.discrete_betas, x.dtype)[self.level_index(t)]
         return batch_mul(jnp.sqrt(1 - beta) - 1, x), jnp.sqrt(beta)
 
     def ancestral_step(self, x: jax.Array, t: jax.Array, score: jax.Array) -> Pair:
         """Ancestral sampling of DDPM (section 2.2), with noise of level sqrt(beta_i)."""
-        beta = jnp.asarray(self.discrete_betas, jnp.float32)[self.level_index(t)]
+        beta = jnp.asarray(self.discrete_betas, x.dtype)[self.level_index(t)]
         x_mean = batch_mul(1 / jnp.sqrt(1 - beta), x + batch_mul(beta, score))
         return x_mean, jnp.sqrt(beta)
 
