@@ -14,8 +14,8 @@ FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
     "config",
     None,
-    "Experiment: a file under configs/, with :smoke for its tiny variant; any field "
-    "can be changed with --config.SECTION.FIELD=VALUE.",
+    "Experiment: a config file, or the name of one below configs/ such as ve/mnist; with :smoke "
+    "its tiny variant. Any field can be changed with --config.SECTION.FIELD=VALUE.",
     lock_config=True,
 )
 flags.DEFINE_enum("mode", None, ["train", "eval"], "Train (or continue), or evaluate a checkpoint.")
@@ -23,6 +23,9 @@ flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/ and the path of the config."
 )
 flags.DEFINE_string("eval_folder", "eval", "Where in workdir the results of --mode eval go.")
+for name in ("config", "mode", "workdir", "eval_folder"):
+    # --help lists the flags defined by the program that runs, which may be the command `scorax`.
+    FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
 
 
 def default_workdir(config_path: str) -> str:
