@@ -19,6 +19,7 @@ from scorax.models.utils import (
     get_model,
     get_parametrization,
     get_score_fn,
+    get_variable_shapes,
     init_variables,
 )
 from scorax.noise_levels import LevelFn, get_level_fn
@@ -155,7 +156,10 @@ class Experiment:
 
     def init_state(self) -> losses.State:
         """The state before training."""
-        return _init_state(self.config, self.model, self.optimizer)
+        params, model_state = init_variables(
+            jax.random.key(self.config.seed), self.model, self.config
+        )
+        return losses.init_state(params, model_state, self.optimizer)
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
@@ -207,14 +211,8 @@ def get_state_shapes(
     Raises:
       ValueError: for a network that cannot be built for images of the config's size.
     """
-    return jax.eval_shape(lambda: _init_state(config, model, optimizer))
-
-
-def _init_state(
-    config: ml_collections.ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation
-) -> losses.State:
-    params, model_state = init_variables(jax.random.key(config.seed), model, config)
-    return losses.init_state(params, model_state, optimizer)
+    variables = get_variable_shapes(model, config)
+    return jax.eval_shape(lambda p, m: losses.init_state(p, m, optimizer), *variables)
 
 
 def _check_network(config: ml_collections.ConfigDict) -> None:

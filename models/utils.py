@@ -316,6 +316,21 @@ def init_variables(
     return variables.pop("params"), variables
 
 
+def get_variable_shapes(
+    model: nn.Module, config: ml_collections.ConfigDict
+) -> tuple[Params, Params]:
+    """Shapes and types of what `init_variables` returns, without computing it."""
+    return _variable_shapes(model, config.data.image_size, config.data.num_channels)
+
+
+@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
+def _variable_shapes(model: nn.Module, size: int, channels: int) -> tuple[Params, Params]:
+    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1,), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x, labels)
+    return variables.pop("params"), variables
+
+
 MODELS = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,

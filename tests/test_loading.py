@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused(model, kept, tmp_path):
         (folder / "run" / "checkpoints" / str(step), None, step, "is one step of a run"),
         (folder / "weights", None, step, "is not a run"),
         (source_of(NAME), None, None, "does not say what network|does not say which network"),
-        (source_of(NAME), "ve/minst", None, "no config 've/minst'"),
+        (source_of(NAME), "ve/minst", None, "directory: 've/minst'"),
         (tmp_path, None, None, "no config.json"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -170,7 +170,7 @@ def test_config_that_cannot_be_built_is_shown_before_its_mistake():
 
 WRONG = {
     (): "the following arguments are required: FILE; see --help",
-    ("ve/mnits",): "there is no config 've/mnits'",
+    ("ve/mnits",): "No such file or directory: 've/mnits'",
     ("ve/mnist:smok",): "unknown config variant 'smok'; write FILE or FILE:smoke",
     ("README.md",): "",
     (

@@ -60,7 +60,7 @@ def run(argv: list[str]) -> None:
     kept = 0 if statistics.features is None else len(statistics.features)
     print(
         f"{arguments.out}: {statistics.num} images of the {arguments.split} split, "
-        f"{len(statistics.mean)} features of {extractor.name}, kept for {kept} images"
+        f"{len(statistics.mean)} features of {extractor.name}, those of {kept} images kept"
     )
 
 

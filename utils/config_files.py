@@ -31,7 +31,7 @@ def find_config(name: str) -> str:
         return f"{known[wanted]}{colon}{variant}"
     near = difflib.get_close_matches(wanted, known, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"{CONFIGS} has those of this package"
-    raise ValueError(f"there is no config {path!r}, neither as a file nor by name; {hint}")
+    raise ValueError(f"No such file or directory: {path!r}, and no config of this name; {hint}")
 
 
 def read_config(name: str) -> ml_collections.ConfigDict:

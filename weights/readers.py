@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from scorax.models.utils import init_model
+from scorax.models.utils import get_model, get_variable_shapes
 from scorax.utils.checkpoints import check_config, fill
 from scorax.weights import formats, torch_files
 from scorax.weights.diffusers_names import check_unet_config, from_diffusers_state_dict
@@ -168,7 +168,7 @@ def _read_safetensors(source: str, config: Config) -> Weights:
 def _read_exported(source: str, config: Config) -> Weights:
     saved, arrays, metadata = formats.read_exported(source)
     check_config(saved, config.to_dict(), training=False)
-    _, shapes, _ = jax.eval_shape(lambda: (0, *init_model(jax.random.key(0), config)[1:]))
+    shapes, _ = get_variable_shapes(get_model(config), config)
     params = fill({"params": shapes}, arrays, source)["params"]
     return Weights(params, params, int(metadata.get("step", 0)))
 

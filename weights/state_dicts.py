@@ -5,18 +5,14 @@ score_sde_pytorch and in score_sde, and its layout. The names come from `score_s
 are float32.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from scorax.models.utils import get_model
+from scorax.models.utils import get_model, get_variable_shapes
 from scorax.weights.score_sde_names import get_layers
 
 Path = tuple[str, ...]
@@ -68,7 +64,8 @@ def published_names(config: ml_collections.ConfigDict) -> dict[Path, PublishedAr
       ValueError: if score_sde has no such network.
     """
     network, size = get_model(config), config.data.image_size
-    shapes = _shapes(network, size, config.data.num_channels)
+    params, _ = get_variable_shapes(network, config)
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     return {
         path: PublishedArray(
             layer.torch + leaf.torch, layer.flax + leaf.flax, leaf.axes, shapes[path]
@@ -167,12 +164,3 @@ def _collect(
         listed = "; ".join(f"{kind}: {', '.join(n)}" for kind, n in found.items() if n)
         raise ValueError(f"the {what} does not match the configured network; {listed}")
     return unflatten_dict(leaves)
-
-
-@functools.lru_cache(maxsize=8)
-def _shapes(network: nn.Module, size: int, channels: int) -> dict[Path, tuple[int, ...]]:
-    """Returns the shapes of the network's parameters, by path."""
-    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    labels = jax.ShapeDtypeStruct((1,), jnp.float32)
-    params = jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]
-    return {path: leaf.shape for path, leaf in flatten_dict(params).items()}
