@@ -122,7 +122,7 @@ def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
         assert find_config(name) == path
     assert find_config("ve/ncsn/cifar10:smoke").endswith("configs/ve/ncsn/cifar10.py:smoke")
     assert read_config("ve/mnist:smoke").data.image_size == 8
-    with pytest.raises(ValueError, match="directory: 've/minst', and no config of this name; did you mean ve/mnist"):
+    with pytest.raises(ValueError, match="directory: 've/minst', and no .*; did you mean ve/mnist"):
         find_config("ve/minst")
     with pytest.raises(ValueError, match="directory: '../tests/runs.py'"):
         find_config("../tests/runs.py")
