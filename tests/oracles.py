@@ -72,7 +72,7 @@ def part_scores(x, mu, sigma, means, variances):
 
 
 def mixture_score(sde, weights, means, variances):
-    """The score of the mixture: those of its parts, weighted by their probabilities given x."""
+    """The score of the mixture: the scores of its parts, weighted by their probabilities given x."""
 
     def score_fn(x, t):
         mu, sigma = sde.marginal_coeffs(t)
