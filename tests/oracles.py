@@ -72,7 +72,7 @@ def part_scores(x, mu, sigma, means, variances):
 
 
 def mixture_score(sde, weights, means, variances):
-    """The score of the mixture: the scores of its parts, weighted by their probabilities given x."""
+    """The scores of the parts of a mixture, weighted by the probability of each part given x."""
 
     def score_fn(x, t):
         mu, sigma = sde.marginal_coeffs(t)
