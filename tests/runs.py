@@ -51,6 +51,7 @@ def environment(cache: Path, devices: int = 1, **more: str) -> dict[str, str]:
     """Of a process with so many virtual devices, which compiles fast and not for speed."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     flags += " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    flags += " --xla_cpu_parallel_codegen_split_count=1"
     jax = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,

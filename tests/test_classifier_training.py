@@ -107,6 +107,7 @@ def test_every_classifier_has_gradients_of_every_parameter(name):
 # Training
 
 
+@pytest.mark.slow
 def test_training_teaches_and_shows_it(trained):
     config, workdir, state = trained
     report = run_lib.evaluate(config, str(workdir))["accuracy"]
@@ -125,6 +126,7 @@ def test_training_teaches_and_shows_it(trained):
     assert runs.scalars(workdir, "eval_loss")[60] < runs.scalars(workdir, "training_loss")[30]
 
 
+@pytest.mark.slow
 def test_training_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path):
     config, workdir, state = trained
     shutil.copytree(workdir, tmp_path / "run")

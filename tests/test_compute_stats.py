@@ -47,6 +47,7 @@ def classifier(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_statistics_of_the_digits(classifier, tmp_path):
     out = tmp_path / "stats" / "digits.npz"
     arguments = (*DIGITS, f"--config.eval.features_path={classifier}")
@@ -74,6 +75,7 @@ def test_statistics_of_the_digits(classifier, tmp_path):
     assert found.num == 297 and found.provenance["versions"]["jax"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -107,6 +107,7 @@ def experiment():
     return build(config)
 
 
+@pytest.mark.slow
 def test_score_functions_are_bound_to_labels():
     built = experiment()
     _, model, params, _ = network("ncsnpp")
@@ -217,6 +218,7 @@ def test_classes_change_neither_noise_levels_nor_noise():
     np.testing.assert_array_equal(with_classes, without)
 
 
+@pytest.mark.slow
 def test_training_moves_the_rows_of_the_classes_in_the_batch():
     built = experiment()
     _, _, params, _ = network("ncsnpp")

@@ -24,6 +24,7 @@ from scorax.controllable_generation import (
 from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler
 from scorax.sde_lib import SDES, VPSDE
 from scorax.solvers import SOLVERS
+from simulation import simulate
 from slow import crossed
 
 # Reference values
@@ -258,7 +259,7 @@ def fill_pairs(correlation, known, n_steps=0, jump=1):
         sde, predictor, corrector, n_steps=max(n_steps, 1), projection=projection
     )
     score_fn = pairs_score(sde, correlation)
-    x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (PAIRS, 2)))(jax.random.key(1))
+    x, _ = simulate(lambda rng: sampler(rng, score_fn, (PAIRS, 2)), 1)
     assert (np.asarray(x[:, 0]) == np.float32(known)).all()
     return np.array([x[:, 1].mean(), x[:, 1].var()])
 
@@ -269,6 +270,7 @@ def test_hole_that_knows_nothing_of_the_rest_gets_the_data():
     assert abs(mean) < 4.5 / PAIRS**0.5 and abs(var - 1) < 4.5 * (2 / PAIRS) ** 0.5 + 0.12
 
 
+@pytest.mark.slow
 def test_resampling_brings_the_hole_closer_to_the_posterior():
     """N(0.9 * 2, 1 - 0.9^2), of which plain replacement misses more than one standard deviation."""
     exact = np.array([1.8, 0.19])
@@ -292,7 +294,7 @@ def test_hole_of_a_conditioned_score_gets_the_posterior(name, method):
         sampler = SOLVERS[method](sde, steps=40, projection=projection)
     likelihood = MMPS(sde, lambda x: x[:, :1], known[:, :1], std=0.01, iterations=1)
     score_fn = likelihood(pairs_score(sde, 0.9))
-    x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (PAIRS, 2)))(jax.random.key(1))
+    x, _ = simulate(lambda rng: sampler(rng, score_fn, (PAIRS, 2)), 1)
     assert (np.asarray(x[:, 0]) == 2).all()
     spread = 0.19**0.5
     assert abs(x[:, 1].mean() - 1.8) < (4.5 / PAIRS**0.5 + 0.02) * spread

@@ -194,6 +194,7 @@ def restore(config, workdir):
         return checkpoints.restore(template)
 
 
+@pytest.mark.slow
 def test_command_line_writes_what_the_file_holds(imported, read):
     config, workdir, said = imported
     weights, _ = read("score_sde_pytorch")
@@ -205,6 +206,7 @@ def test_command_line_writes_what_the_file_holds(imported, read):
     assert saved["data"]["dir"] == config.data.dir
 
 
+@pytest.mark.slow
 def test_adam_goes_on_as_in_pytorch(imported):
     """The update that torch.optim.Adam makes of a gradient of zeros, from the file's own state.
 

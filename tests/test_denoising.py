@@ -30,6 +30,7 @@ from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
 from scorax.solvers import SOLVERS
 from scorax.utils.checkpoints import Checkpoints
 from scorax.weights.state_dicts import published_names
+from simulation import simulate
 from slow import but_slow, crossed
 
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
@@ -119,13 +120,10 @@ SAMPLERS = {
 def test_posterior_samples_have_its_mean_and_covariance(sde, name):
     sde, n, y = SDES[sde](), 20_000, np.array([1.5, 0.8])
     observed = jnp.tile(jnp.asarray(y[None], jnp.float32), (n, 1))
-    sample = jax.jit(
-        lambda rng: sample_posterior(
-            *(rng, sde, exact_score(sde), observed, SIGMA),
-            functools.partial(SAMPLERS[name], sde),
-        )
+    get_sampler = functools.partial(SAMPLERS[name], sde)
+    x, nfe = simulate(
+        lambda rng: sample_posterior(rng, sde, exact_score(sde), observed, SIGMA, get_sampler)
     )
-    x, nfe = sample(jax.random.key(0))
     mean, covariance = posterior(y)
     spread = np.sqrt(np.diag(covariance))
     x = np.asarray(x, np.float64)

@@ -28,6 +28,7 @@ def test_a_measurement_is_followed(monkeypatch):
     assert abs(steered).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_score_of_ones_own_is_sampled_and_measured(monkeypatch):
     lines, _ = run(blocks("python.md")[2], monkeypatch)
     for line, evaluations in zip(lines[:2], (20, 400), strict=True):

@@ -151,6 +151,7 @@ def directions(dimensions):
     return d / np.linalg.norm(d, axis=0)
 
 
+@pytest.mark.slow
 def test_metric_is_reported_with_its_option(example, tmp_path):
     _, names = example("metric")
     config = names["config"]
@@ -201,6 +202,7 @@ def test_task(example):
     assert not any(key.startswith("sampling.") for key in settings)
 
 
+@pytest.mark.slow
 def test_network(example):
     (parameters, *scores), names = example("network")
     nf, width = names["config"].model.nf, 5

@@ -164,6 +164,7 @@ def inception_arrays():
     return {name: np.full(shape, 1e-2, np.float32) for name, shape in shapes}
 
 
+@pytest.mark.slow
 def test_inception_from_a_file(tmp_path):
     path = str(tmp_path / "inception.safetensors")
     formats.write_safetensors(path, inception_arrays(), {})

@@ -183,6 +183,7 @@ def test_density_integrates_to_one(name):
     assert density.sum() * 10 / 800 == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_latents_and_evaluations_are_those_of_the_encoder():
     """Same eps and tolerance; the divergence takes part in choosing the steps."""
     sde, x = VESDE(sigma_max=20.0), draw(6, *MIXTURE)
@@ -210,6 +211,7 @@ def test_one_probe_shows_no_standard_error():
 # 8-bit data
 
 
+@pytest.mark.slow
 def test_the_range_of_the_data_does_not_change_the_bits():
     """The same Gaussian images in [0, 1] and in [-1, 1]: the offset makes up for the scale."""
     sde, bits = VPSDE(beta_max=40.0), []

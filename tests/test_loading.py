@@ -58,6 +58,7 @@ def model(kept):
     return scorax.load(kept[0] / "weights")
 
 
+@pytest.mark.slow
 def test_samples_are_images_drawn_with_the_sampler_asked_for(model):
     rng = jax.random.key(0)
     images, nfe = model.sample(rng, 2, method="ddim", steps=3)

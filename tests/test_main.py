@@ -48,6 +48,7 @@ def test_wrong_command_line_is_told_in_one_sentence(arguments, message, tmp_path
     assert message in line
 
 
+@pytest.mark.slow
 def test_missing_data_is_told_in_one_sentence(tmp_path):
     env = runs.environment(tmp_path)
     line = say("--config configs/ve/afhq_512.py --mode train", tmp_path / "run", env)
@@ -71,11 +72,8 @@ def test_default_workdir(path, workdir):
 
 @pytest.fixture(scope="module")
 def env(cache):
-    """A laptop's: nothing says that there is no TPU, nor how to compile."""
-    env = runs.environment(cache)
-    return {
-        name: value for name, value in env.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")
-    }
+    """A laptop's: nothing says that there is no TPU."""
+    return {k: v for k, v in runs.environment(cache).items() if k != "JAX_PLATFORMS"}
 
 
 @pytest.mark.slow
@@ -114,9 +112,8 @@ def saved_arrays(workdir, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_jitted_steps", [1, 2])
-def test_killed_run_continues_bit_for_bit(n_jitted_steps, env, tmp_path):
-    fields = LONG | {"training__n_jitted_steps": n_jitted_steps}
+def test_killed_run_continues_bit_for_bit(cache, tmp_path):
+    fields, env = LONG | {"training__n_jitted_steps": 2}, runs.environment(cache)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs.finish(runs.start(runs.command(whole, **fields), env))
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):

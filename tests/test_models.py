@@ -17,6 +17,8 @@ from scorax.weights.state_dicts import (
 from slow import but_slow
 
 KINDS = ("ncsnpp", "ddpm", "ncsnv2_64", "ncsn")
+# The networks of NCSNv2 differ in depth, and the deepest has all their parts.
+DEEPEST = sorted(MODELS.keys() - {"ncsnv2_64", "ncsnv2_128"})
 
 
 def kinds(*fast):
@@ -33,7 +35,7 @@ def assert_same_trees(a, b):
 # Parameters
 
 
-@pytest.mark.parametrize("name", but_slow(MODELS, ("ddpm", "ncsn", "ncsnv2_64").__contains__))
+@pytest.mark.parametrize("name", but_slow(DEEPEST, "ddpm".__eq__))
 def test_new_parameters_have_the_expected_shapes_in_float32(name):
     config = tiny(name)
     model, params, model_state = init_model(jax.random.key(0), config)
@@ -45,7 +47,7 @@ def test_new_parameters_have_the_expected_shapes_in_float32(name):
     assert {a.dtype for a in jax.tree.leaves(expected)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", but_slow(MODELS, ("ddpm", "ncsnv2_64").__contains__))
+@pytest.mark.parametrize("name", but_slow(DEEPEST, "ddpm".__eq__))
 def test_every_parameter_has_a_gradient(name):
     config = tiny(name)
     model, params = random_network(config)
@@ -63,8 +65,10 @@ def test_every_parameter_has_a_gradient(name):
             assert np.isfinite(g).all() and np.abs(g).max() > 0, path
 
 
-@kinds("ncsnpp")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
 def test_remat_changes_neither_loss_nor_gradients(name):
+    """Of a RefineNet only the program is compared, which takes a minute to compile."""
     config = tiny(name, dropout=0.3, ch_mult=(1,), attn_resolutions=())
     model, params = random_network(config)
     config.model.remat = True
@@ -77,18 +81,19 @@ def test_remat_changes_neither_loss_nor_gradients(name):
         return jnp.mean(jnp.square(model.apply({"params": params}, x, labels, True, rngs=rngs)))
 
     grad = jax.value_and_grad(loss)
-    stored, recomputed = (jax.jit(grad, static_argnums=1)(params, m) for m in (model, again))
-    assert stored[0] == pytest.approx(float(recomputed[0]), rel=1e-6)
-    for a, b in zip(jax.tree.leaves(stored[1]), jax.tree.leaves(recomputed[1]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     recomputations = [
         str(jax.make_jaxpr(lambda p, m=m: grad(p, m))(params)).count("remat")
         for m in (model, again)
     ]
     assert recomputations[0] == 0 < recomputations[1]
+    if name not in REFINENETS:
+        stored, recomputed = (jax.jit(grad, static_argnums=1)(params, m) for m in (model, again))
+        assert stored[0] == pytest.approx(float(recomputed[0]), rel=1e-6)
+        for a, b in zip(jax.tree.leaves(stored[1]), jax.tree.leaves(recomputed[1]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@kinds("ncsnpp", "ncsnv2_64")
+@pytest.mark.parametrize("name", but_slow(("ncsnpp", "ddpm", "ncsn"), "ncsnpp".__eq__))
 def test_bfloat16_is_close_and_keeps_parameters_in_float32(name):
     config = tiny(name)
     model, params = random_network(config)

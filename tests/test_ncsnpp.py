@@ -237,6 +237,7 @@ def test_new_networks_start_near_zero():
     assert 0 < np.abs(y).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_point_the_same_way():
     config = tiny(nf=8, ch_mult=(1,))
     model, params = random_network(config)

@@ -54,6 +54,7 @@ def test_there_are_tables():
     assert {"sde_lib", "sampling", "solvers", "evaluators", "conditioning.operators"} <= set(TABLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["short", "long"])
 def test_the_root_on_the_path_gives_no_second_copy(first):
     program = f"""

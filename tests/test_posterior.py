@@ -25,6 +25,7 @@ from scorax.controllable_generation import get_pc_conditional_sampler
 from scorax.sampling import CORRECTORS, PREDICTORS
 from scorax.sde_lib import SDES, VPSDE
 from scorax.utils.arrays import batch_mul
+from simulation import simulate
 from slow import but_slow, crossed
 
 # Reference values of score-based data assimilation: trajectories (B, L, C, H, W), any event shape
@@ -255,7 +256,7 @@ def draw(sde, condition):
         sde, condition, PREDICTORS["euler_maruyama"], CORRECTORS["none"]
     )
     score_fn = correlated_score(sde, p.mean, p.covariance)
-    x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (SAMPLES, D)))(jax.random.key(0))
+    x, _ = simulate(lambda rng: sampler(rng, score_fn, (SAMPLES, D)))
     return np.asarray(x, np.float64)
 
 

@@ -287,6 +287,7 @@ def test_nothing_is_written_over(folder, tmp_path, kind):
     assert left_behind(tmp_path) == ["images", "out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_killed_leaves_no_result_and_no_process(tmp_path, how):
     layout = {f"{i}.png": noise(256, 256) for i in range(4)}

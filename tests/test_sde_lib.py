@@ -15,6 +15,7 @@ from scorax import sde_lib
 from scorax.configs import base
 from scorax.sampling import time_grid
 from scorax.sde_lib import SDES, VESDE, VPSDE, CosineVPSDE, SigmaPowerSDE, subVPSDE
+from simulation import simulate
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
@@ -214,24 +215,23 @@ def test_forward_chain_reaches_the_marginals(sde):
     The allowance beyond sampling error is the chain's own discretisation error, of order 1 / N:
     a chain x + f x + G z with Euler's G^2 settles at a variance that is |f| / 2 too large.
     """
-    n, x_0 = 20_000, 2.0
+    n, x_0 = 8_000, 2.0
     times = jnp.linspace(0.0, sde.T, sde.N)
     half = sde.N // 2
 
-    def step(x, i_t):
-        i, t = i_t
-        f, G = sde.discretize(x, jnp.full((n,), t))
-        z = jax.random.normal(jax.random.fold_in(jax.random.key(2), i), x.shape)
-        return x + f + G[:, None] * z, None
+    def run(rng):
+        def step(x, i_t):
+            i, t = i_t
+            f, G = sde.discretize(x, jnp.full((n,), t))
+            z = jax.random.normal(jax.random.fold_in(rng, i), x.shape)
+            return x + f + G[:, None] * z, None
 
-    @jax.jit
-    def run(x):
-        indices = jnp.arange(sde.N)
+        x, indices = jnp.full((n, 1), x_0), jnp.arange(sde.N)
         middle, _ = jax.lax.scan(step, x, (indices[:half], times[:half]))
         end, _ = jax.lax.scan(step, middle, (indices[half:], times[half:]))
         return middle, end
 
-    for x, t in zip(run(jnp.full((n, 1), x_0)), (times[half], sde.T), strict=True):
+    for x, t in zip(simulate(run, 2), (times[half], sde.T), strict=True):
         x = np.asarray(x, np.float64)
         mu, sigma = (float(c[0]) for c in sde.marginal_coeffs(jnp.asarray([t])))
         f, _ = sde.discretize(jnp.ones((1, 1)), jnp.asarray([t]))

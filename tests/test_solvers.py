@@ -25,6 +25,7 @@ from scorax.solvers.heun import get_heun_sampler
 from scorax.solvers.tableaus import adams_tableau
 from scorax.solvers.time_grids import in_double, levels_of, times_of
 from scorax.utils.options import options_of
+from simulation import simulate
 from slow import crossed
 
 FEW_STEP = [n for n, row in SOLVERS.items() if {"steps", "denoise"} <= options_of(row).keys()]
@@ -304,7 +305,7 @@ def draw_many(sampler, sde, score_fn, n, d, x_init=None):
         start = {} if x_init is None else {"x_init": jnp.full((n // each, each, d), x_init)}
         return sampler(rng, rows_score, (n // each, each, d), **start)
 
-    x, nfe = jax.jit(run)(jax.random.key(0))
+    x, nfe = simulate(run)
     return np.asarray(x, np.float64).reshape(-1, d), int(nfe)
 
 

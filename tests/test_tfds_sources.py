@@ -171,6 +171,7 @@ def test_several_threads_read_what_one_reads(stored, data_dir):
             np.testing.assert_array_equal(example["image"], expected[i])
 
 
+@pytest.mark.slow
 def test_the_pipeline_reads_with_threads_and_without_tensorflow(stored, data_dir):
     program = f"""
 import sys
