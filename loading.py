@@ -35,6 +35,7 @@ from scorax.sde_lib import SDE, ScoreFn
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.config_files import read_config
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
+from scorax.utils.shapes import image_shape
 from scorax.weights import formats
 from scorax.weights.readers import read_weights
 
@@ -77,8 +78,7 @@ class Model:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of one image: (H, W, C)."""
-        data = self.config.data
-        return data.image_size, data.image_size, data.num_channels
+        return image_shape(self.config)
 
     @functools.cached_property
     def variables(self) -> tuple[Any, Any]:

@@ -27,6 +27,7 @@ from scorax.solvers.probability_flow import get_decoder, get_drift
 from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.utils.logging import versions
+from scorax.utils.shapes import image_shape
 
 TOLERANCE = 1e-5
 # name in the table -> settings of the sampler
@@ -63,7 +64,7 @@ def network(path: str, workdir: str) -> tuple[SDE, Callable, Any, tuple[int, ...
         state = built.init_state()
     d = config.data
     get_score = lambda params: built.score_fn(params, state.model_state)  # noqa: E731
-    shape = (d.image_size, d.image_size, d.num_channels)
+    shape = image_shape(d)
     return built.sde, get_score, jax.device_put(state.params_ema), shape
 
 

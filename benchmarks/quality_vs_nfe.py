@@ -39,6 +39,7 @@ from scorax.utils import images
 from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.utils.logging import progress_bar, versions, write_json
+from scorax.utils.shapes import image_shape
 
 # Evaluations of the few-step solvers, steps of the predictor-corrector sampler, and tolerances of
 # the adaptive solvers.
@@ -183,7 +184,7 @@ class Network:
           The images, uint8 (num, H, W, C), and the median evaluations and seconds of a batch.
         """
         c, folder = self.config, folder / f"{point.name}_seed={seed}"
-        shape = (c.eval.batch_size, c.data.image_size, c.data.image_size, c.data.num_channels)
+        shape = (c.eval.batch_size, *image_shape(c))
         sampler = sampling.get_sampling_fn(configured(c, point), self.experiment.sde)
         score_fn = self.experiment.score_fn(self.state.params_ema, self.state.model_state)
         sample = jax.jit(lambda rng: sampler(rng, score_fn, shape))

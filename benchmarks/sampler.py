@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import common
 from scorax import run_lib, sampling
+from scorax.utils.shapes import image_shape
 
 
 def measure(path: str, batch_size: int, steps: int, rounds: int) -> None:
@@ -20,7 +21,7 @@ def measure(path: str, batch_size: int, steps: int, rounds: int) -> None:
     config.sampling.steps = steps
     experiment = run_lib.build(config)
     data = config.data
-    shape = (batch_size, data.image_size, data.image_size, data.num_channels)
+    shape = (batch_size, *image_shape(data))
     state = experiment.init_state()
     sampler = sampling.get_sampling_fn(config, experiment.sde)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import common
 from scorax import losses, run_lib
+from scorax.utils.shapes import image_shape
 
 
 def measure(path: str, batch_size: int, rounds: int) -> None:
@@ -18,7 +19,7 @@ def measure(path: str, batch_size: int, rounds: int) -> None:
     config.training.batch_size = batch_size
     experiment = run_lib.build(config)
     data, model = config.data, config.model
-    shape = (batch_size, data.image_size, data.image_size, data.num_channels)
+    shape = (batch_size, *image_shape(data))
     x = np.random.default_rng(0).random(shape, np.float32)
     t = np.full(shape[:1], 0.5, np.float32)
     batch = {"image": x, "index": np.arange(batch_size, dtype=np.uint32)}

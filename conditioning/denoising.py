@@ -36,6 +36,7 @@ from scorax.sampling import get_sampling_fn
 from scorax.sde_lib import SDE, Sampler, ScoreFn
 from scorax.utils.arrays import batch_mul, lookup
 from scorax.utils.options import Option, configured
+from scorax.utils.shapes import image_shape
 
 # (rng, score_fn, y: (B, *S)) -> clean images: (B, *S), score evaluations per image
 Denoiser = Callable[[jax.Array, ScoreFn, jax.Array], tuple[jax.Array, int | jax.Array]]
@@ -181,8 +182,7 @@ def get_denoiser(
         images whose size differs from the config's.
     """
     row = lookup(DENOISERS, name, "denoiser (eval.denoisers)")
-    d = config.data
-    size = (d.image_size, d.image_size, d.num_channels)
+    size = image_shape(config)
     get_sampler = functools.partial(get_sampling_fn, config, sde)
     remove_noise = row(sde, sigma, data_range, get_sampler, **configured(row, config))
 

@@ -23,6 +23,7 @@ import numpy as np
 from scorax.conditioning.masks import get_mask
 from scorax.utils.arrays import lookup
 from scorax.utils.options import Option
+from scorax.utils.shapes import Size, height_and_width
 
 # x: (B, *S) -> (B, *Y)
 Operator = Callable[[jax.Array], jax.Array]
@@ -161,12 +162,12 @@ def _filtered(x: jax.Array, kernel: np.ndarray) -> jax.Array:
     )
 
 
-def _image_shape(size: int, channels: int) -> tuple[int, int, int]:
-    return size, size, channels
+def _image_shape(size: Size, channels: int) -> tuple[int, int, int]:
+    return *height_and_width(size), channels
 
 
-def _part_of_image(fraction: float, size: int, channels: int) -> int:
-    return round(fraction * size * size * channels)
+def _part_of_image(fraction: float, size: Size, channels: int) -> int:
+    return round(fraction * math.prod(_image_shape(size, channels)))
 
 
 def get_random_projection(

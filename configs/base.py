@@ -7,6 +7,7 @@ same names as in score_sde.
 """
 
 import ml_collections
+from ml_collections import FieldReference
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -119,7 +120,8 @@ def get_config() -> ml_collections.ConfigDict:
     d.dataset = "mnist"  # a row of datasets.DATASETS
     d.dir = ""  # folder or file of the data; "": the data set's default
     d.category = ""  # LSUN: bedroom, church_outdoor
-    d.image_size = 32  # height and width in pixels
+    # side of square images in pixels, or (height, width)
+    d.image_size = FieldReference(32, field_type=object)
     d.num_channels = 3
     d.centered = False  # the model's range is [-1, 1]; False: [0, 1]
     d.random_flip = True  # mirror half of the training images left to right

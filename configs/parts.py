@@ -9,6 +9,7 @@ import math
 import ml_collections
 
 from scorax.configs.order import part
+from scorax.utils.shapes import height_and_width
 
 
 @part("SDE")
@@ -211,7 +212,7 @@ def small(c: ml_collections.ConfigDict, n_iters: int) -> None:
     m.nf = 16
     m.ch_mult = (1, 2, 4)
     m.num_res_blocks = 1
-    m.attn_resolutions = (c.data.image_size // 4,)
+    m.attn_resolutions = (height_and_width(c.data.image_size)[0] // 4,)
     m.dropout = 0.0
     m.ema_rate = 0.99
     m.ema_warmup = True

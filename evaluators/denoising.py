@@ -14,6 +14,7 @@ from scorax.metrics import image_pairs
 from scorax.utils import images
 from scorax.utils.data_range import get_data_scaler
 from scorax.utils.rounds import Arrays
+from scorax.utils.shapes import image_shape
 
 _ROWS = 8  # images in the picture
 
@@ -84,10 +85,10 @@ def get_denoisers(experiment: Experiment) -> dict[str, Denoiser]:
 
 def check_denoise(experiment: Experiment) -> None:
     """Builds the denoisers, and traces them with a trivial score."""
-    data, e = experiment.config.data, experiment.config.eval
+    e = experiment.config.eval
     if not experiment.knows_all_levels:
         _check_last_level(experiment)
-    y = np.zeros((1, data.image_size, data.image_size, data.num_channels), np.float32)
+    y = np.zeros((1, *image_shape(experiment.config)), np.float32)
     try:
         image_pairs.ssim(y, y)
         for denoise in get_denoisers(experiment).values():

@@ -14,6 +14,7 @@ from scorax.likelihood import dequantize, get_configured_likelihood_fn, pool
 from scorax.sde_lib import ScoreFn
 from scorax.utils import parallel
 from scorax.utils.rounds import Arrays
+from scorax.utils.shapes import image_shape
 
 
 def evaluate_loss(context: TaskContext) -> Numbers:
@@ -87,11 +88,10 @@ def _report(context: TaskContext, name: str, values: np.ndarray) -> Numbers:
 
 def check_bpd(experiment: Experiment) -> None:
     """Builds the likelihood, and traces it with a trivial score."""
-    data = experiment.config.data
     if experiment.config.eval.bpd_repeats < 1:
         raise ValueError(
             f"eval.bpd_repeats={experiment.config.eval.bpd_repeats} must be at least 1"
         )
     likelihood_fn = get_configured_likelihood_fn(experiment.config, experiment.sde)
-    x = np.zeros((1, data.image_size, data.image_size, data.num_channels), np.float32)
+    x = np.zeros((1, *image_shape(experiment.config)), np.float32)
     jax.eval_shape(lambda rng: likelihood_fn(rng, lambda x, t: x, x), jax.random.key(0))

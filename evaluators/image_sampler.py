@@ -16,6 +16,7 @@ from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import progress_bar
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
+from scorax.utils.shapes import image_shape
 
 
 class ImageSampler:
@@ -46,7 +47,7 @@ class ImageSampler:
             keyword `labels`. None: the configured sampler, without further arrays.
         """
         config = experiment.config
-        data, self._batch_size = config.data, config.eval.batch_size
+        self._batch_size = config.eval.batch_size
         self._to_unit = get_data_inverse_scaler(config)
         self.frames: list[np.ndarray] = []
         self._bar, self._failed = None, None
@@ -54,7 +55,7 @@ class ImageSampler:
         observer = self._observe if parallel.process_count() == 1 else None
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
         sampler = (get_sampler or unconditional)(observer)
-        shape = (self._batch_size, data.image_size, data.image_size, data.num_channels)
+        shape = (self._batch_size, *image_shape(config))
         classes = 0 if get_sampler else config.model.num_classes
 
         def sample(rng: jax.Array, params: Any, model_state: Any, *given: jax.Array) -> tuple:

@@ -34,6 +34,7 @@ from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.options import check_parameters, configured
 from scorax.utils.progress import Observer
+from scorax.utils.shapes import image_shape
 
 HIDDEN = 0.5  # the gray of unknown pixels
 EXACT = 0.01  # std of an exactly known measurement, for likelihoods, which need a positive one
@@ -66,8 +67,7 @@ class Problem(abc.ABC):
         """
         self.config, self.sde = experiment.config, experiment.sde
         self.likelihood = likelihood
-        data = self.config.data
-        self.shape = (data.image_size, data.image_size, data.num_channels)
+        self.shape = image_shape(self.config)
         self.to_model = get_data_scaler(self.config)
         self.to_unit = get_data_inverse_scaler(self.config)
         options = {}
@@ -246,9 +246,9 @@ def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
 
 def _get_operator(config: ml_collections.ConfigDict) -> operators.Operator:
     """Builds `eval.operator` with its parameters, and checks that it can take the images."""
-    e, data = config.eval, config.data
+    e = config.eval
     row = lookup(operators.OPERATORS, e.operator, "operator (eval.operator)")
-    shape = (1, data.image_size, data.image_size, data.num_channels)
+    shape = (1, *image_shape(config))
     try:
         check_parameters(row)
         operator = row(**configured(row, config))

@@ -143,9 +143,10 @@ def check_classes(num_classes: int, conditional: bool) -> None:
 
 def check_halvings(x: jax.Array, times: int, asked_by: str) -> None:
     """Raises ValueError unless the images x: (B, H, W, C) can be halved `times` times."""
-    for size in x.shape[1:3]:
-        if size % 2**times:
-            raise ValueError(
-                f"data.image_size={size} cannot be halved {times} times, as {asked_by} asks; use "
-                f"a multiple of {2**times}"
-            )
+    height, width = x.shape[1:3]
+    if height % 2**times or width % 2**times:
+        size = height if height == width else (height, width)
+        raise ValueError(
+            f"data.image_size={size} cannot be halved {times} times, as {asked_by} asks; use "
+            f"a multiple of {2**times}{'' if height == width else ' for both'}, or fewer levels"
+        )

@@ -38,6 +38,7 @@ from scorax.models.wideresnet import WideResnet
 from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
 from scorax.utils.arrays import batch_mul, lookup
 from scorax.utils.options import Option, configured
+from scorax.utils.shapes import image_shape
 
 Params = Any
 Net = Callable[[jax.Array, jax.Array], jax.Array]
@@ -309,8 +310,7 @@ def init_variables(
     rng: jax.Array, model: nn.Module, config: ml_collections.ConfigDict
 ) -> tuple[Params, Params]:
     """The initial parameters of a network, and its other variable collections."""
-    size, channels = config.data.image_size, config.data.num_channels
-    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *image_shape(config)), jnp.float32)
     # Draws the parameters without running or compiling the network.
     variables = model.lazy_init(rng, x, jax.ShapeDtypeStruct((1,), jnp.float32))
     return variables.pop("params"), variables
@@ -320,12 +320,12 @@ def get_variable_shapes(
     model: nn.Module, config: ml_collections.ConfigDict
 ) -> tuple[Params, Params]:
     """Shapes and types of what `init_variables` returns, without computing it."""
-    return _variable_shapes(model, config.data.image_size, config.data.num_channels)
+    return _variable_shapes(model, image_shape(config))
 
 
 @functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
-def _variable_shapes(model: nn.Module, size: int, channels: int) -> tuple[Params, Params]:
-    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+def _variable_shapes(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Params, Params]:
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x, labels)
     return variables.pop("params"), variables

@@ -27,26 +27,27 @@ ROOMS = [
 ]
 # What of this project a module, or all modules of a package, may import at most besides itself.
 ARRAYS = {"utils.arrays"}
+SHAPES = {"utils.shapes"}
 SAMPLERS = {"sde_lib", "solvers", "utils.arrays", "utils.options", "utils.progress"}
 ONLY = {
     "": {"utils.one_copy"},
     "utils": set(),
-    "configs": set(),
-    "data_sources": {"utils.logging"},
+    "configs": SHAPES,
+    "data_sources": {"utils.logging"} | SHAPES,
     "sde_lib": ARRAYS,
-    "datasets": {"data_sources", "utils.arrays", "utils.data_range", "utils.parallel"},
+    "datasets": {"data_sources", "utils.arrays", "utils.data_range", "utils.parallel"} | SHAPES,
     "models": ARRAYS,
-    "models.utils": {"sde_lib", "utils.arrays", "utils.options"},
+    "models.utils": {"sde_lib", "utils.arrays", "utils.options"} | SHAPES,
     "noise_levels": {"sde_lib", "utils.arrays", "utils.options"},
     "losses": {"models.utils", "noise_levels", "sde_lib", "utils.arrays"},
     "solvers": SAMPLERS,
     "likelihood": SAMPLERS | {"utils.data_range"},
     "sampling": SAMPLERS,
-    "conditioning": SAMPLERS | {"sampling"},
+    "conditioning": SAMPLERS | SHAPES | {"sampling"},
     "controllable_generation": SAMPLERS | {"sampling", "conditioning"},
     "metrics": ARRAYS,
     "metrics.features": {"datasets", "metrics", "utils", "weights"},
-    "weights": {"models", "utils.arrays", "utils.checkpoints"},
+    "weights": {"models", "utils.arrays", "utils.checkpoints"} | SHAPES,
 }
 
 

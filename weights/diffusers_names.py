@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from scorax.utils.shapes import image_shape
 from scorax.weights.state_dicts import (
     Path,
     from_torch_state_dict,
@@ -113,7 +114,7 @@ def get_unet_config(config: Any) -> dict[str, Any]:
         "norm_num_groups": None,
         "out_channels": config.data.num_channels,
         "resnet_time_scale_shift": "default",
-        "sample_size": size,
+        "sample_size": size if isinstance(size, int) else list(size),
         "time_embedding_type": "fourier",
         "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
         "upsample_type": "conv",
@@ -121,8 +122,8 @@ def get_unet_config(config: Any) -> dict[str, Any]:
 
 
 def _levels_with_attention(config: Any) -> list[bool]:
-    size, model = config.data.image_size, config.model
-    return [size // 2**i in model.attn_resolutions for i in range(len(model.ch_mult))]
+    (height, *_), model = image_shape(config), config.model
+    return [height // 2**i in model.attn_resolutions for i in range(len(model.ch_mult))]
 
 
 def _check_family(config: Any) -> None:

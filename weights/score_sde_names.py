@@ -77,12 +77,12 @@ _NORMS = {
 }
 
 
-def get_layers(network: nn.Module, image_size: int) -> Iterator[Layer]:
+def get_layers(network: nn.Module, height: int) -> Iterator[Layer]:
     """Yields the layers of a published network that may have parameters, in PyTorch's order.
 
     Args:
       network: the module, without parameters.
-      image_size: image size in pixels, which decides where a U-Net has attention.
+      height: image height in pixels, which decides where a U-Net has attention.
 
     Raises:
       ValueError: for a network that score_sde does not have.
@@ -90,7 +90,7 @@ def get_layers(network: nn.Module, image_size: int) -> Iterator[Layer]:
     if isinstance(network, NCSNv2):
         yield from _refinenet_layers(network)
     elif isinstance(network, (DDPM, NCSNpp)):
-        yield from _numbered(_unet_modules(network, image_size))
+        yield from _numbered(_unet_modules(network, height))
     else:
         raise ValueError(
             f"score_sde has no network like {type(network).__name__}, and no names for its "
@@ -118,10 +118,10 @@ def _whole(ours: str, flax: str, leaves: Mapping[str, Leaf]) -> Module:
     return Module(ours, flax, (Layer((), "", "", leaves),))
 
 
-def _unet_modules(network: NCSNpp | DDPM, image_size: int) -> Iterator[Module]:
+def _unet_modules(network: NCSNpp | DDPM, height: int) -> Iterator[Module]:
     """Yields the modules of NCSN++, DDPM++ and DDPM in the order of `all_modules`."""
     levels = len(network.ch_mult)
-    attend = [image_size // 2**i in network.attn_resolutions for i in range(levels)]
+    attend = [height // 2**i in network.attn_resolutions for i in range(levels)]
     parts = _UNetParts(network)
     if parts.fourier:
         yield _whole("time_fourier", "GaussianFourierProjection", _FOURIER)

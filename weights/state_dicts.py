@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from scorax.models.utils import get_model, get_variable_shapes
+from scorax.utils.shapes import image_shape
 from scorax.weights.score_sde_names import get_layers
 
 Path = tuple[str, ...]
@@ -63,14 +64,14 @@ def published_names(config: ml_collections.ConfigDict) -> dict[Path, PublishedAr
     Raises:
       ValueError: if score_sde has no such network.
     """
-    network, size = get_model(config), config.data.image_size
+    network, (height, *_) = get_model(config), image_shape(config)
     params, _ = get_variable_shapes(network, config)
     shapes = {path: leaf.shape for path, leaf in flatten_dict(params).items()}
     return {
         path: PublishedArray(
             layer.torch + leaf.torch, layer.flax + leaf.flax, leaf.axes, shapes[path]
         )
-        for layer in get_layers(network, size)
+        for layer in get_layers(network, height)
         for name, leaf in layer.leaves.items()
         if (path := (*layer.ours, name)) in shapes
     }
