@@ -25,7 +25,7 @@ from scorax.utils.arrays import lookup
 from scorax.utils.checkpoints import Checkpoints
 from scorax.weights import formats
 from scorax.weights.diffusers_names import get_unet_config, to_diffusers_state_dict
-from scorax.weights.readers import Tree, Weights, read_weights
+from scorax.weights.readers import Tree, Weights, fitting_config, read_weights
 from scorax.weights.state_dicts import to_torch_state_dict
 
 Config = ml_collections.ConfigDict
@@ -78,11 +78,17 @@ def import_checkpoint(source: str, config: Config, workdir: str) -> list[str]:
       ValueError: for weights that cannot be read or do not match the config, before anything is
         written.
     """
+    given, config = config, fitting_config(source, config)
     experiment = build(config)
     directory = os.path.join(workdir, "checkpoints")
     if os.path.isdir(directory) and os.listdir(directory):
         raise ValueError(f"{directory} is not empty; name another directory with --workdir")
     state, notes = to_state(experiment, read_weights(source, config))
+    if config is not given:
+        notes.append(
+            "this DDPM embeds the noise level, although model.conditional=False; use the run with "
+            "--config.model.conditional=True"
+        )
     step = int(state.step)
     keep_period = config.training.snapshot_freq
     with contextlib.closing(Checkpoints(directory, keep_period)) as checkpoints:

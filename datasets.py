@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import grain
 import ml_collections
@@ -31,22 +30,19 @@ from scorax.data_sources import (
     tfds_source,
     tfrecords,
 )
+from scorax.data_sources.source import Source
+from scorax.data_sources.values import Values
 from scorax.utils import parallel
 from scorax.utils.arrays import lookup
 from scorax.utils.data_range import (
     get_data_inverse_scaler,  # noqa: F401 (score_sde has it here)
     get_data_scaler,
 )
+from scorax.utils.shapes import Size, image_shape, size_text
 
 Batch = dict[str, np.ndarray]
 
-
-class Source(Protocol):
-    """A sequence of examples {"image": uint8 (H, W, C), "label": int32} in a fixed order."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> dict: ...
+_SHOWN = 20  # largest number of classes named in a line
 
 
 def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Source:
@@ -58,14 +54,20 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
     """
     data = config.data
     name = data.dataset.lower()  # score_sde writes CIFAR10
+    expected = image_shape(data)
     source = lookup(DATASETS, name, "dataset (data.dataset)")(data, split)
     height, width, channels = source[0]["image"].shape
-    if (height, width) != (data.image_size, data.image_size):
+    if (height, width, channels) == (expected[2], *expected[:2]) != expected:
         raise ValueError(
-            f"data.image_size={data.image_size} but the images of {data.dataset} are "
-            f"{height}x{width}; set --config.data.image_size={height}"
+            f"the images of {data.dataset} have their channels first, {(height, width, channels)}; "
+            "transpose them to (N, H, W, C)"
         )
-    if channels != data.num_channels:
+    if (height, width) != expected[:2]:
+        raise ValueError(
+            f"data.image_size={size_text(data.image_size)} but the images of {data.dataset} are "
+            f"{height}x{width}; set --config.data.image_size={size_text((height, width))}"
+        )
+    if channels != expected[2]:
         raise ValueError(
             f"data.num_channels={data.num_channels} but the images of {data.dataset} have "
             f"{channels}; set --config.data.num_channels={channels}"
@@ -73,10 +75,16 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
     return source
 
 
-def is_held_out(data: ml_collections.ConfigDict, split: str) -> bool:
-    """Whether a split has no training images; the embedded digits have "test" in their "train"."""
-    embedded = data.dataset.lower() == "mnist" and not data.dir
-    return split != "train" and not embedded
+def describe(source: Source) -> str:
+    """Returns a line about a split: "1,000 images, 2 classes: 0 cat, 1 dog"."""
+    parts = [f"{len(source):,} images"]
+    if source.classes:
+        shown = [f"{i} {name}" for i, name in enumerate(source.classes)]
+        more = f", ... and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        parts.append(f"{len(shown)} classes: {', '.join(shown[:_SHOWN])}{more}")
+    else:
+        parts.append("no classes")
+    return ", ".join(parts) + (f"; not used: {source.left_out}" if source.left_out else "")
 
 
 def get_dataset(
@@ -84,6 +92,7 @@ def get_dataset(
     split: str = "train",
     batch_size: int | None = None,
     shuffle: bool | None = None,
+    source: Source | None = None,
 ) -> grain.MapDataset:
     """Returns this process's share of the batches of a split; `dataset[k]` is batch k.
 
@@ -92,6 +101,7 @@ def get_dataset(
       split: "train" or "test".
       batch_size: number of examples over all processes; None: `config.training.batch_size`.
       shuffle: whether every epoch has a new random order; None: only for "train".
+      source: the examples; None: `get_source`.
 
     Returns:
       An endless dataset of {"image": float32 (b, H, W, C) in the model's range,
@@ -104,17 +114,23 @@ def get_dataset(
     """
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed} is out of range; set 0 <= seed < 2**32")
-    if not 0 <= config.data.random_shift < config.data.image_size:
+    side = min(image_shape(config)[:2])
+    if not 0 <= config.data.random_shift < side:
         raise ValueError(
             f"data.random_shift={config.data.random_shift} must be less than the "
-            f"{config.data.image_size} pixels of an image, and at least 0; 0 means no shift"
+            f"{side} pixels of an image, and at least 0; 0 means no shift"
         )
     field = "training.batch_size" if batch_size is None else "batch_size"
     batch_size = config.training.batch_size if batch_size is None else batch_size
     parallel.local_batch_size(batch_size, field)  # raises if the batch cannot be split
     training = split == "train"
     shuffle = training if shuffle is None else shuffle
-    source = get_source(config, split)
+    source = get_source(config, split) if source is None else source
+    if config.data.uniform_dequantization and not source.levels:
+        raise ValueError(
+            "data.uniform_dequantization=True fills the gaps between the levels of pixels, but "
+            f"the pixels of {config.data.dataset} are real numbers; set it to False"
+        )
     batches = Batches(
         source=source,
         order=_get_order(len(source), config.seed if shuffle else None),
@@ -176,7 +192,7 @@ class Batches:
         }
 
     def _convert(self, image: np.ndarray, position: int, out: np.ndarray) -> None:
-        """Converts the image at a position, uint8 (H, W, C), and writes it to out, float32."""
+        """Converts the image at a position, (H, W, C), and writes it to out, float32."""
         if self.flip or self.shift or self.dequantize:
             # A counter-based generator needs none of the random numbers of earlier positions.
             counter = np.array([0, position, 0, 0], np.uint64)
@@ -189,12 +205,18 @@ class Batches:
             top, left = rng.integers(2 * s + 1, size=2)
             padded = np.pad(image, ((s, s), (s, s), (0, 0)))
             image = padded[top : top + height, left : left + width]
-        if not self.dequantize:
+        is_bytes = image.dtype == np.uint8
+        if not self.dequantize and is_bytes:
             np.take(self._levels, image, out=out, mode="clip")  # the default mode would copy
             return
+        if not self.dequantize:
+            out[...] = self.scaler(image)
+            return
+        levels = 256 if is_bytes else self.source.levels
+        image = image if is_bytes else np.rint(image * (levels - 1.0))
         # 16 bits of u, because more would round 255 + u up to 256, and the result must be below 1.
         u = rng.integers(2**16, size=image.shape, dtype=np.uint16).astype(np.float32) / 2.0**16
-        out[...] = self.scaler((image + u) / 256.0)
+        out[...] = self.scaler(((image + u) / levels).astype(np.float32))
 
     @functools.cached_property
     def _levels(self) -> np.ndarray:
@@ -254,8 +276,13 @@ def _get_order(size: int, seed: int | None) -> grain.MapDataset:
     return order
 
 
-def _shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
-    return data.image_size, data.num_channels
+def _files(data: ml_collections.ConfigDict) -> tuple[Size, int, Values]:
+    """How the files of images are read."""
+    return data.image_size, data.num_channels, _values(data)
+
+
+def _values(data: ml_collections.ConfigDict) -> Values:
+    return Values(tuple(data.value_range), data.background).check()
 
 
 # name -> function of `config.data` and the split that returns the source
@@ -270,12 +297,12 @@ DATASETS = {
     "lsun": lambda data, split: tfds_source.load(
         "lsun", data.dir, split, data.image_size, data.category
     ),
-    "image_folder": lambda data, split: images.load(data.dir, split, *_shape(data)),
-    "afhq": lambda data, split: images.load_afhq(data.dir, split, *_shape(data)),
-    "retinal_oct": lambda data, split: images.load_oct(data.dir, split, *_shape(data)),
+    "image_folder": lambda data, split: images.load(data.dir, split, *_files(data)),
+    "afhq": lambda data, split: images.load_afhq(data.dir, split, *_files(data)),
+    "retinal_oct": lambda data, split: images.load_oct(data.dir, split, *_files(data)),
     "array_record": lambda data, split: array_records.load(data.dir, split),
-    "npz": lambda data, split: npz.load(data.dir, split),
-    "hdf5": lambda data, split: hdf5.load(data.dir, split),
+    "npz": lambda data, split: npz.load(data.dir, split, _values(data)),
+    "hdf5": lambda data, split: hdf5.load(data.dir, split, _values(data)),
     "tfrecord": lambda data, split: tfrecords.load(data.dir, split, data.image_size),
     "ffhq": lambda data, split: tfrecords.load_ffhq(data.dir, split, data.image_size),
     "celebahq": lambda data, split: tfrecords.load_celebahq(data.dir, split, data.image_size),

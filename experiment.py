@@ -127,19 +127,32 @@ class Experiment:
         if labels is not None and not isinstance(labels, jax.core.Tracer):
             self._check_labels("labels", np.asarray(labels), self.config.model.num_classes)
 
-    def check_batch(self, batch: dict[str, np.ndarray]) -> None:
-        """Raises ValueError unless a batch, on the host, has the labels that training needs."""
+    def check_labels(self, labels: np.ndarray) -> str:
+        """Checks the labels of all training examples, (N,).
+
+        Returns:
+          What is unusual about them but can be trained, in a sentence; "" if nothing is.
+
+        Raises:
+          ValueError: for labels that are not classes of the network, or data without classes.
+        """
         n, name = self.config.model.num_classes, self.config.data.dataset
         if n == 0:
-            return
-        labels = np.asarray(batch["label"])
+            return ""
         self._check_labels(f"data.dataset={name!r}", labels, n - 1)
-        # Data without classes have the label 0 everywhere; labelled data almost never do.
-        if not labels.any() and n**labels.size > 1e6:
+        if n > 1 and not labels.any():
             raise ValueError(
                 f"data.dataset={name!r} has the label 0 for all of {labels.size} examples, like "
                 f"data without classes; set --config.model.num_classes=0, or use data with labels"
             )
+        missing = np.setdiff1d(np.arange(n), labels)
+        if not missing.size:
+            return ""
+        return (
+            f"model.num_classes={n}, but no example of data.dataset={name!r} has the label "
+            f"{', '.join(map(str, missing[:5]))}{', ...' if missing.size > 5 else ''}; the network "
+            f"learns nothing about it (the data have {n - missing.size} classes)"
+        )
 
     def _check_labels(self, what: str, labels: np.ndarray, last: int) -> None:
         n = self.config.model.num_classes
@@ -151,7 +164,8 @@ class Experiment:
         if wrong.size:
             raise ValueError(
                 f"{what}: the label {wrong[0]} does not lie in 0 ... {last}, as "
-                f"model.num_classes={n} asks; change one of them"
+                f"model.num_classes={n} asks ({wrong.size} of {labels.size} labels do not); change "
+                "one of them"
             )
 
     def init_state(self) -> losses.State:

@@ -11,10 +11,11 @@ entries of mean 0 and variance 1. All probes are integrated together with x and 
 the solve. Each probe therefore gives an unbiased estimate of the whole integral, and the spread of
 the estimates gives a standard error.
 
-Images are 8-bit. `dequantize` makes them continuous by uniform noise, (k + u) / 256. The density of
-the result, in units of one grey level, bounds the probability of the integers k from below. The
-`offset` converts to these units: it is 8 bits, or 7 for data scaled to [-1, 1]. Data that were
-continuous from the start only have a density, and their offset is 0.
+Pixels have levels, 256 unless they have more than 8 bits. `dequantize` makes them continuous by
+uniform noise, (k + u) / 256. The density of the result, in units of one level, bounds the
+probability of the integers k from below. The `offset` converts to these units: it is 8 bits, or 7
+for data scaled to [-1, 1]. Data that were continuous from the start only have a density, and their
+offset is 0.
 """
 
 import dataclasses
@@ -181,54 +182,58 @@ def _stderr(terms: jax.Array, exact: bool) -> jax.Array:
 
 
 def get_configured_likelihood_fn(
-    config: ml_collections.ConfigDict, sde: SDE
+    config: ml_collections.ConfigDict, sde: SDE, levels: int = 256
 ) -> Callable[[jax.Array, ScoreFn, jax.Array], Likelihood]:
-    """The likelihood that `config.eval.bpd_*` describes, for 8-bit images in the model's range.
+    """The likelihood that `config.eval.bpd_*` describes, for pixels with so many levels.
 
     Raises:
       ValueError: see `get_likelihood_fn`.
     """
-    offset = data_offset(get_data_inverse_scaler(config))
+    offset = data_offset(get_data_inverse_scaler(config), levels)
     return get_likelihood_fn(sde, offset=offset, **configured(get_likelihood_fn, config))
 
 
-def data_offset(inverse_scaler: Callable[[Any], Any]) -> float:
-    """Bits per dimension that convert a density in the model's range to one per 8-bit grey level.
+def data_offset(inverse_scaler: Callable[[Any], Any], levels: int = 256) -> float:
+    """Bits per dimension that convert a density in the model's range to one per level of a pixel.
 
     Args:
       inverse_scaler: the affine map from the model's range to [0, 1].
+      levels: number of values that a pixel can have.
     """
-    return 8 + math.log2(inverse_scaler(1.0) - inverse_scaler(0.0))
+    return math.log2(levels) + math.log2(inverse_scaler(1.0) - inverse_scaler(0.0))
 
 
-def dequantize(rng: jax.Array, images: Any) -> jax.Array:
-    """Spreads 8-bit images evenly over their grey levels: (k + u) / 256, u uniform in [0, 1).
+def dequantize(rng: jax.Array, images: Any, levels: int = 256) -> jax.Array:
+    """Spreads images evenly over the levels of their pixels: (k + u) / 256, u uniform in [0, 1).
 
     Args:
       rng: key of the noise.
       images: k as uint8, or k / 255 as floating-point numbers, of any shape. Floating-point numbers
         are checked, so they must not be traced.
+      levels: number of levels, which takes the place of 256, and one less of 255.
 
     Returns:
       float32 in [0, 1).
 
     Raises:
-      ValueError: for data that are not 8-bit, for which bits per dimension are not defined.
+      ValueError: for data without levels, for which bits per dimension are not defined.
     """
     if images.dtype != np.uint8:
-        levels = np.asarray(images, np.float64) * 255
-        images = np.round(levels)
-        if not (np.abs(levels - images).max() < 1e-3 and (images >= 0).all()
-                and (images <= 255).all()):  # fmt: skip
+        scaled = np.asarray(images, np.float64) * (levels - 1)
+        images = np.round(scaled)
+        near = levels * 4e-6  # 1e-3 of 8 bits
+        if not (np.abs(scaled - images).max() < near and (images >= 0).all()
+                and (images < levels).all()):  # fmt: skip
             raise ValueError(
-                "bits per dimension are defined for 8-bit images, but the data are not multiples "
-                "of 1/255 in [0, 1]; set data.uniform_dequantization=False, or leave the task bpd "
-                "out of eval.tasks for data that are not images"
+                "bits per dimension are defined for images with levels, such as 8-bit images, but "
+                f"the data are not multiples of 1/{levels - 1} in [0, 1]; set "
+                "data.uniform_dequantization=False, or leave the task bpd out of eval.tasks for "
+                "data that are not images"
             )
     u = jax.random.uniform(rng, images.shape)
-    # 256 is a power of 2, so only the addition rounds, and it must not round up to the next level.
+    # The addition must not round up to the next level.
     level = jnp.asarray(images, jnp.float32)
-    return jnp.minimum(level + u, jnp.nextafter(level + 1, level)) / 256
+    return jnp.minimum(level + u, jnp.nextafter(level + 1, level)) / levels
 
 
 def pool(values: np.ndarray, mask: np.ndarray | None = None) -> Mean:

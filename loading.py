@@ -37,7 +37,7 @@ from scorax.utils.config_files import read_config
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.shapes import image_shape
 from scorax.weights import formats
-from scorax.weights.readers import read_weights
+from scorax.weights.readers import fitting_config, read_weights
 
 _log = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ def load(
         config.eval.checkpoint = "" if step is None else str(step)
         experiment = assemble(config)
         return Model(experiment, load_state(experiment, run)[0])
-    experiment = assemble(config)
+    experiment = assemble(fitting_config(run, config))
     return Model(experiment, _read_state(experiment, run))
 
 
@@ -343,6 +343,43 @@ def find_weights(config: Config, workdir: str) -> str:
             "directory of another run"
         )
     return directory
+
+
+def load_initial(experiment: Experiment) -> State:
+    """Reads the weights from which a new run starts, `training.init_from`.
+
+    Raises:
+      ValueError: if there are no such weights, they are damaged, or they belong to another network.
+    """
+    source = experiment.config.training.init_from
+    if not os.path.exists(source):
+        raise ValueError(
+            f"training.init_from={source!r} does not exist; name a run, exported weights or a file "
+            "of weights"
+        )
+    run, step = _split_step(source)
+    directory = os.path.join(run, "checkpoints")
+    try:
+        if not os.path.isdir(directory):
+            return _read_state(experiment, source)
+        template, current = experiment.state_shapes.replace(opt_state=()), experiment.config
+        with contextlib.closing(Checkpoints(directory, 1)) as checkpoints:
+            check = functools.partial(check_config, current=current.to_dict(), training=False)
+            return checkpoints.restore(template, step, check)[0]
+    except ValueError as e:
+        raise ValueError(f"training.init_from={source!r}: {e}") from e
+
+
+def with_classes(config: Config, workdir: str) -> Config:
+    """A copy of the config with the names of the classes that the evaluated network has learnt."""
+    directory = config.eval.checkpoint if formats.is_exported(config.eval.checkpoint) else workdir
+    path = pathlib.Path(directory, "config.json")
+    if config.data.classes or not path.is_file():
+        return config
+    classes = load_config(directory).data.classes
+    config = config.copy_and_resolve_references()
+    config.data.classes = tuple(classes)
+    return config
 
 
 def restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) -> tuple:

@@ -26,7 +26,8 @@ import ml_collections
 import numpy as np
 
 from scorax import evaluators, loading, losses
-from scorax.datasets import BatchIterator, get_dataset, get_iterator
+from scorax.data_sources.source import Source
+from scorax.datasets import BatchIterator, describe, get_dataset, get_iterator, get_source
 from scorax.evaluators import EVALUATORS, AccuracyCurve, ImageSampler
 from scorax.experiment import CLASSIFIER, Experiment, build
 from scorax.utils import images, parallel
@@ -179,15 +180,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
       ValueError: for a bad config, missing data, or a workdir that belongs to another config.
       FloatingPointError: if training diverges.
     """
+    source = get_source(config, "train")
+    config = _with_classes(config, source)
     experiment = _build(config)
-    batches, held_out = get_dataset(config, "train"), get_dataset(config, "test")
-    experiment.check_batch(batches[0])
+    batches, held_out = get_dataset(config, "train", source=source), get_dataset(config, "test")
+    unusual = _check_data(experiment, source)
+    initial = _get_initial(experiment, workdir)
     iterator = get_iterator(batches, config)
     # Nothing is written until everything above has succeeded.
     with logging_errors(workdir), contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(iterator))
         checkpoints = stack.enter_context(contextlib.closing(_open_checkpoints(config, workdir)))
-        state = _restore_or_init(experiment, checkpoints, iterator)
+        state = _restore_or_init(experiment, checkpoints, iterator, initial)
+        log.info("train: %s", describe(source))
+        for warning in unusual:
+            log.warning("%s", warning)
         _describe(config, workdir, state)
         run = Run(experiment, workdir, checkpoints, int(state.step))
         stack.enter_context(contextlib.closing(run.writer))
@@ -204,8 +211,52 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
     return state
 
 
+def _with_classes(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
+    """A copy of the config with the names of the classes of the data.
+
+    Raises:
+      ValueError: if the config has other names.
+    """
+    names, found = tuple(config.data.classes), tuple(source.classes)
+    if names and found and names != found:
+        raise ValueError(
+            f"data.classes={names}, but the classes of the data are {found}; leave it empty"
+        )
+    config = config.copy_and_resolve_references()
+    config.data.classes = names or found
+    return config
+
+
+def _check_data(experiment: Experiment, source: Source) -> list[str]:
+    """Checks the labels of all examples, and returns what is unusual about data and averaging."""
+    config, found = experiment.config, []
+    if config.model.num_classes:
+        found.append(experiment.check_labels(source.all_labels()))
+    rate, steps = config.model.ema_rate, config.training.n_iters
+    kept = 0.0 if config.model.ema_warmup or config.training.init_from else rate**steps
+    if kept > 0.01:
+        found.append(
+            f"model.ema_rate={rate:g} is slow for training.n_iters={steps}: {kept:.0%} of the "
+            f"averaged weights will be their random start; set --config.model.ema_warmup=True, or "
+            f"--config.model.ema_rate={max(0.0, 1 - 5 / steps):.4g}"
+        )
+    return [line for line in found if line]
+
+
+def _get_initial(experiment: Experiment, workdir: str) -> losses.State | None:
+    """The weights from which a new run starts; None for a random start, or a run to continue."""
+    if not experiment.config.training.init_from:
+        return None
+    directory = pathlib.Path(workdir, "checkpoints")
+    started = directory.is_dir() and any(path.name.isdecimal() for path in directory.iterdir())
+    return None if started else loading.load_initial(experiment)
+
+
 def _restore_or_init(
-    experiment: Experiment, checkpoints: Checkpoints, iterator: BatchIterator
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    iterator: BatchIterator,
+    initial: losses.State | None = None,
 ) -> losses.State:
     """Restores the newest checkpoint and the iterator's position, or returns a new run's state.
 
@@ -214,7 +265,12 @@ def _restore_or_init(
         `training.n_jitted_steps`.
     """
     if checkpoints.latest_step() is None:
-        return jax.device_get(experiment.init_state())
+        state = jax.device_get(experiment.init_state())
+        if initial is None:
+            return state
+        # Adam starts afresh, and so does the average.
+        log.info("starting from the weights of %s", experiment.config.training.init_from)
+        return state.replace(params=initial.params_ema, params_ema=initial.params_ema)
     state, data_state, saved, _ = loading.restore(experiment, checkpoints, training=True)
     n = experiment.config.training.n_jitted_steps
     if int(state.step) % n:
@@ -339,6 +395,7 @@ def evaluate(
       ValueError: for a bad config, or if there is no checkpoint that matches it.
       FloatingPointError: if samples are not finite.
     """
+    config = loading.with_classes(config, workdir)
     experiment = _build(config)
     loading.find_weights(config, workdir)  # raises if there are none, before anything is written
     with logging_errors(workdir), StopSignal() as stop:

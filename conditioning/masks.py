@@ -30,7 +30,8 @@ def get_mask(
     """A named mask, or a mask painted by the user.
 
     Args:
-      name: a row of MASKS, or the path of a PNG file in which white is known and black is the hole.
+      name: a row of MASKS, or the path of a picture in which white is known and black is the hole,
+        or whose transparent part is the hole.
       size: (H, W) of the images, or the side of square images.
       amount: a row of AMOUNTS, the range of the hidden fraction; only masks in GROWING use it.
       seed: determines the place and exact size of masks in GROWING.
@@ -43,7 +44,7 @@ def get_mask(
         mask of this size.
     """
     h, w = (size, size) if isinstance(size, int) else size
-    if str(name).lower().endswith(".png"):
+    if os.fspath(name) not in MASKS and ("." in os.path.basename(name) or os.path.exists(name)):
         return _read_mask(name, h, w)
     draw = lookup(MASKS, name, "mask")
     fractions = lookup(AMOUNTS, amount, "amount of a mask")
@@ -80,10 +81,26 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return full
 
 
+def from_alpha(alpha: np.ndarray, name: str | os.PathLike) -> np.ndarray:
+    """The mask of a picture whose transparent part, alpha 0 of [0, 1], is the hole: (H, W, 1).
+
+    Raises:
+      ValueError: for pixels that are half transparent, or if nothing is known; begins with `name`.
+    """
+    if not np.isin(alpha, (0, 1)).all():
+        raise ValueError(
+            f"{name}: pixels that are half transparent are neither known nor a hole; erase the hole "
+            "with a hard edge"
+        )
+    return _checked(alpha.astype(np.float32), name)
+
+
 def _read_mask(path: str | os.PathLike, h: int, w: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L"))
+            alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+            pixels = np.asarray(image.convert("L"), np.float32) / 255
+            lossy = image.format in ("JPEG", "WEBP")
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise ValueError(f"{path}: not a readable image: {error}") from error
     if pixels.shape != (h, w):
@@ -91,11 +108,26 @@ def _read_mask(path: str | os.PathLike, h: int, w: int) -> np.ndarray:
             f"{path}: the mask has {pixels.shape[0]}x{pixels.shape[1]} pixels, but the images have "
             f"{h}x{w}; resize it without interpolation"
         )
-    if not np.isin(pixels, (0, 255)).all():
+    if alpha is not None and min(alpha.getextrema()) < 255:
+        return from_alpha(np.asarray(alpha, np.float32) / 255, path)
+    # Lossy formats blur the edge of a hole by some levels of gray.
+    rounded = np.round(pixels)
+    if np.abs(pixels - rounded).max() > (0.25 if lossy else 0):
         raise ValueError(
             f"{path}: a mask must be black (hole) and white (known) only; this one has gray pixels"
         )
-    return (pixels == 255).astype(np.float32)[:, :, None]
+    return _checked(rounded, path)
+
+
+def _checked(mask: np.ndarray, name: str | os.PathLike) -> np.ndarray:
+    """The mask (H, W) as (H, W, 1), which has to know something and to hide something."""
+    if mask.min() == mask.max():
+        what, part = ("hides nothing", "hole") if mask.all() else ("hides everything", "known part")
+        raise ValueError(
+            f"{name}: the mask {what}; paint the {part} {'black' if mask.all() else 'white'}, or "
+            "erase the hole so that it is transparent"
+        )
+    return mask.astype(np.float32)[:, :, None]
 
 
 def _grown(

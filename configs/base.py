@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     t.eval_freq = 100  # steps between evaluations of the loss on one held-out batch
     t.snapshot_freq = 50_000  # steps between checkpoints that are kept
     t.snapshot_freq_for_preemption = 10_000  # steps between checkpoints that replace each other
+    t.init_from = ""  # start from these weights: a run, exported or published ones; "": at random
     t.snapshot_sampling = True  # draw a grid of samples with every kept checkpoint
 
     c.sampling = s = ml_collections.ConfigDict()
@@ -62,11 +63,14 @@ def get_config() -> ml_collections.ConfigDict:
     e.checkpoint = ""  # a step, or the path of exported weights; "": the latest step
     e.batch_size = 64  # samples, or examples, at a time
     e.num_samples = 64  # number of samples
+    e.save_images = False  # write samples as separate PNG files, too
     e.frames = 40  # pictures in the GIF of the reverse process; 0: no GIF
     e.features = "inception"  # inception (FID), classifier (FD by the judge, metrics/judge.py)
     e.inception_path = ""  # the file pt_inception-2015-12-05-6726825d.pth of pytorch-fid
     e.features_path = ""  # file of the judge's weights; "": data/classifiers/DATASET-...
-    e.stats = ""  # reference statistics from tools.compute_stats; "": of all training images
+    e.stats = (
+        ""  # reference: file of tools.compute_stats, pytorch-fid or EDM, or a folder; "": data
+    )
     e.split = "test"  # images used by tasks such as "loss", "bpd" and "encode": test, train
     e.num_examples = 0  # "loss", "bpd", "accuracy": number of images; 0: the whole split
     e.num_encoded = 16  # "encode": number of images
@@ -74,13 +78,14 @@ def get_config() -> ml_collections.ConfigDict:
     e.num_points = 9  # "interpolate": images from one to the other, including both ends
     e.noise_std = 0.1  # "denoise": standard deviation of the added noise, for images in [0, 1]
     e.denoisers = ("tweedie",)  # "denoise": rows of conditioning.DENOISERS
-    e.num_denoised = 64  # "denoise": number of images
+    e.num_denoised = 64  # "denoise": number of images of the split
     e.langevin_eta = 1e-4  # denoiser "langevin": step size; published for noise 0.1 in [0, 1]
     e.langevin_steps = 200  # denoiser "langevin": number of steps
     e.images = ""  # images for "denoise", "inpaint", "colorize", "restore": a folder; "": the split
-    e.num_conditioned = 8  # "inpaint", "colorize", "restore": number of images
+    e.measurements = ""  # same tasks: a folder of pictures that are measured already; "": none
+    e.num_conditioned = 8  # "inpaint", "colorize", "restore": number of images of the split
     e.samples_per_image = 8  # "inpaint", "colorize", "restore": samples drawn for each image
-    e.mask = "box"  # "inpaint", operator "mask": of conditioning.MASKS, or a PNG (white: known)
+    e.mask = "box"  # "inpaint", operator "mask": of conditioning.MASKS, or a picture of a mask
     e.mask_amount = "light"  # how much is hidden by growing masks: a row of conditioning.AMOUNTS
     e.resampling_steps = 0  # "inpaint", "colorize" with "pc": RePaint's resamplings; 0: none
     e.resampling_jump = 10  # steps forward and back in each resampling
@@ -114,15 +119,17 @@ def get_config() -> ml_collections.ConfigDict:
     g.sigma_min = 0.0  # "linear", "interval": lower end
     g.sigma_max = 0.0  # "linear", "interval": upper end; 0: no upper end
     g.clamp = 0.0  # largest level passed to the classifier; 0: the largest of its training
-    g.labels = ()  # classes to draw in turn; (): all classes
+    g.labels = ()  # classes to draw in turn, by number or name; (): all classes
 
     c.data = d = ml_collections.ConfigDict()
     d.dataset = "mnist"  # a row of datasets.DATASETS
     d.dir = ""  # folder or file of the data; "": the data set's default
     d.category = ""  # LSUN: bedroom, church_outdoor
-    # side of square images in pixels, or (height, width)
-    d.image_size = FieldReference(32, field_type=object)
+    d.image_size = FieldReference(32, field_type=object)  # pixels of a square, or (height, width)
     d.num_channels = 3
+    d.background = "white"  # behind transparent pixels of 1 or 3 channels: white, black, refuse
+    d.value_range = ()  # values of black and white; (): the full range of bytes, 16 bits or [0, 1]
+    d.classes = ()  # names of the classes in the order of their labels; training fills it in
     d.centered = False  # the model's range is [-1, 1]; False: [0, 1]
     d.random_flip = True  # mirror half of the training images left to right
     d.random_shift = 0  # largest random shift of training images, in pixels along each axis

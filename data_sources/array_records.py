@@ -2,9 +2,10 @@
 
     DIR/info.json   DIR/train-00000.array_record   DIR/train-00001.array_record   ...
 
-A record is a label (int32, little-endian) followed by the bytes of a PNG or JPEG file. For each
-split, `info.json` lists the files with their numbers of examples and of bytes; two splits may name
-the same files. `python -m tools.prepare_dataset` writes such a folder.
+A record is a label (int32, little-endian) followed by the bytes of a PNG or JPEG file, or of a .npy
+file (NumPy) for images with more than 8 bits. For each split, `info.json` lists the files with
+their numbers of examples and of bytes; two splits may name the same files. `python -m
+tools.prepare_dataset` writes such a folder.
 """
 
 import io
@@ -16,18 +17,19 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
-from PIL import Image
 
-from scorax.data_sources.arrays import check_split
+from scorax.data_sources.pixels import decode
+from scorax.data_sources.source import Source, check_split
 
 INFO = "info.json"
 LABEL = struct.Struct("<i")
 SHARD_BYTES = 2**28  # a file that holds this many bytes of images is full
 OPTIONS = "group_size:1,uncompressed"  # one example per group; images are compressed already
 VERSION = 1  # version of this layout
+NPY = b"\x93NUMPY"  # how a .npy file begins
 
 
-class ArrayRecords:
+class ArrayRecords(Source):
     """One split of a prepared folder, decoded on access; several threads may read at once."""
 
     def __init__(self, dir: str, split: str):
@@ -49,13 +51,16 @@ class ArrayRecords:
             _check_size(self.dir / shard["file"], shard["bytes"])
         paths = [f"{self.dir / s['file']}[0:{s['examples']}]" for s in shards]
         self._records = ArrayRecordDataSource(paths)
-        self._mode = "L" if self.info["channels"] == 1 else "RGB"
+        self._shards = shards
+        self.classes = [] if self.info["classes"] == [""] else self.info["classes"]
+        self.held_out = self.info["splits"].get("train") != self.info["splits"].get("test")
+        self.levels = self.info.get("levels", 256)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, i: int) -> dict:
-        """Returns example i: {"image": uint8 (size, size, C), "label": int32}.
+        """Returns example i: {"image": uint8 or float32 (*size, C), "label": int32}.
 
         Raises:
           ValueError: if the example is damaged; the message names the folder.
@@ -63,13 +68,25 @@ class ArrayRecords:
         try:
             record = self._records[i]
             (label,) = LABEL.unpack_from(record)
-            with Image.open(io.BytesIO(memoryview(record)[LABEL.size :])) as image:
-                x = np.asarray(image.convert(self._mode))
+            data, name = bytes(memoryview(record)[LABEL.size :]), f"example {i} of '{self.dir}'"
+            if data.startswith(NPY):
+                x = np.load(io.BytesIO(data), allow_pickle=False)
+            else:
+                x = decode(data, name, self.info["channels"])
         except Exception as error:  # array_record and PIL raise a dozen types
             raise ValueError(
                 f"example {i} of '{self.dir}' cannot be read ({error}); prepare the folder again"
             ) from error
-        return {"image": x[..., None] if x.ndim == 2 else x, "label": np.int32(label)}
+        return {"image": x, "label": np.int32(label)}
+
+    def all_labels(self) -> np.ndarray:
+        """Returns the labels of all examples, int32 (N,); reads them all, but decodes none."""
+        labels = (LABEL.unpack_from(self._records[i])[0] for i in range(len(self)))
+        return np.fromiter(labels, np.int32, len(self))
+
+    def sizes(self) -> list[int]:
+        """Returns the numbers of examples and bytes of the files."""
+        return [n for shard in self._shards for n in (shard["examples"], shard["bytes"])]
 
 
 class Writer:
@@ -84,7 +101,7 @@ class Writer:
         self._bytes = self._examples = 0  # in the open file
 
     def write(self, image: bytes, label: int) -> None:
-        """Adds an example: the bytes of a PNG or JPEG file and its label."""
+        """Adds an example: the bytes of a PNG, JPEG or .npy file, and its label."""
         if self._bytes >= SHARD_BYTES:
             self.close()
         if self._writer is None:

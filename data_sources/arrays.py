@@ -1,17 +1,20 @@
-"""Labelled images that are held in memory, and what all data sources have in common.
+"""Labelled images that are held in memory, and the names of images and labels in files."""
 
-A source is a sequence of examples, `source[i] -> {"image": uint8 (H, W, C), "label": int32}`, in an
-order that never changes. Images keep the range 0 ... 255 of their files; `datasets` scales them.
-In a data set without labels, every label is 0.
-"""
-
+import re
+import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
-SPLITS = ("train", "test")
-SPLIT_NAMES = {"train": ("train",), "test": ("test", "val")}  # of files and folders, best first
+from scorax.data_sources.source import Source, check_split
+from scorax.data_sources.values import Values
+
+# Names of splits, in files in lower case, best first.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
 
 # Names of images and labels in files, best first. Names without a split serve every split.
 KEYS = (
@@ -24,40 +27,61 @@ KEYS = (
 )
 
 
-class ArraySource:
+class ArraySource(Source):
     """Images and labels held in two arrays."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        """Takes images: uint8 (N, H, W) or (N, H, W, C) and labels: whole numbers (N,).
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        classes: Collection[str] = (),
+        held_out: bool = True,
+        values: Values = Values(),  # noqa: B008 (immutable)
+    ):
+        """Takes images: (N, H, W) or (N, H, W, C) and labels: whole numbers (N,).
+
+        Args:
+          images: uint8, or another type of numbers that `values` can map to [0, 1].
+          labels: whole numbers.
+          classes: names of the labels; without names, labels that differ are named by number.
+          held_out: whether a split "test" shares no image with "train".
+          values: how pixels are read.
 
         Raises:
-          ValueError: for other types or shapes, or if there is no example.
+          ValueError: for other types or shapes, values out of range, or if there is no example.
         """
         check_images(images.dtype, images.shape, labels)
         self.images = images[..., None] if images.ndim == 3 else images
         self.labels = labels.astype(np.int32)
+        self.classes = list(classes) or numbered_classes(self.labels)
+        self.held_out, self._values = held_out, values
+        self.levels = values.levels(images.dtype)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict:
-        """Returns example i: {"image": uint8 (H, W, C), "label": int32}."""
-        return {"image": self.images[i], "label": self.labels[i]}
+        """Returns example i: {"image": uint8 or float32 (H, W, C), "label": int32}."""
+        image = self._values.to_unit(self.images[i], f"image {i}")
+        return {"image": image, "label": self.labels[i]}
+
+    def all_labels(self) -> np.ndarray:
+        """Returns the labels of all examples, int32 (N,)."""
+        return self.labels
+
+    def sizes(self) -> np.ndarray:
+        """Returns the labels, and checksums of all images: reading memory costs little."""
+        return np.concatenate([self.labels, [zlib.crc32(np.ascontiguousarray(self.images))]])
 
 
-def check_split(split: str) -> None:
-    """Raises ValueError unless the split is in `SPLITS`."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+def numbered_classes(labels: np.ndarray) -> list[str]:
+    """Returns the numbers 0, 1, ... as the names of labels (N,), or nothing if all labels are 0."""
+    return [str(i) for i in range(int(labels.max()) + 1)] if labels.any() else []
 
 
 def check_images(dtype: np.dtype, shape: tuple[int, ...], labels: np.ndarray) -> None:
-    """Raises ValueError unless images are uint8 (N, H, W[, C]) and labels whole numbers (N,)."""
-    if len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
-        raise ValueError(
-            f"images {shape} have their channels first; transpose them to (N, H, W, C)"
-        )
-    if dtype != np.uint8 or len(shape) not in (3, 4) or labels.shape != shape[:1]:
+    """Raises ValueError unless images are numbers (N, H, W[, C]) and labels whole numbers (N,)."""
+    if dtype.kind not in "uif" or len(shape) not in (3, 4) or labels.shape != shape[:1]:
         raise ValueError(
             f"images {dtype} {shape} and labels {labels.shape} do not fit; "
             "give uint8 (N, H, W, C) and (N,)"
@@ -77,7 +101,7 @@ def find_file(dir: str, split: str, suffixes: tuple[str, ...]) -> Path:
       ValueError: if there is no such file; the message says where it was expected.
     """
     check_split(split)
-    wanted = " or ".join(f"{name}{suffixes[0]}" for name in SPLIT_NAMES[split])
+    wanted = f"{split}{suffixes[0]}" + (f" or val{suffixes[0]}" if split == "test" else "")
     if not dir:
         raise ValueError(
             f"data.dir='' names no data; set --config.data.dir to a {suffixes[0]} file or to the "
@@ -85,10 +109,11 @@ def find_file(dir: str, split: str, suffixes: tuple[str, ...]) -> Path:
         )
     if Path(dir).is_file():
         return Path(dir)
-    paths = [Path(dir) / f"{name}{s}" for name in SPLIT_NAMES[split] for s in suffixes]
-    for path in paths:
-        if path.is_file():
-            return path
+    files = [p for p in sorted(Path(dir).glob("*")) if p.suffix.lower() in suffixes and p.is_file()]
+    named = {path.stem.lower(): path for path in reversed(files)}
+    for name in SPLIT_NAMES[split]:
+        if name in named:
+            return named[name]
     raise ValueError(
         f"'{dir}' is neither a {suffixes[0]} file nor a folder with {wanted}; set "
         "--config.data.dir to one of these"
@@ -97,6 +122,8 @@ def find_file(dir: str, split: str, suffixes: tuple[str, ...]) -> Path:
 
 def find_arrays(path: Path, names: Collection[str], split: str) -> tuple[str, str | None]:
     """Returns the names, in a file, of the images and labels of a split; None without labels.
+
+    The name of the images tells whether they belong to one split, see `serves_all_splits`.
 
     Raises:
       ValueError: if there are no images; the message lists what the file holds.
@@ -127,3 +154,10 @@ def read_labels(read: Callable[[str], np.ndarray], name: str | None, shape: tupl
         return np.zeros(shape[:1], np.int32)
     labels = np.asarray(read(name))
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def serves_all_splits(path: Path, image_key: str) -> bool:
+    """Whether the images of this name, in this file, serve as both splits."""
+    words = {name for names in SPLIT_NAMES.values() for name in names}
+    named = path.stem.lower() in words or words & set(re.split("[_/]", image_key))
+    return not named

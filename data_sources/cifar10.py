@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from scorax.data_sources import resizing, tfds_source
-from scorax.data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.arrays import ArraySource
+from scorax.data_sources.source import check_split
 from scorax.data_sources.tfds_source import TfdsSource
+from scorax.utils.shapes import Size
 
 FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("test_batch.bin",),
 }
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 RECORDS = 10_000  # per file
 RECORD_BYTES = 1 + 3 * 32 * 32
 
@@ -23,18 +29,18 @@ RECORD_BYTES = 1 + 3 * 32 * 32
 class ScaledArrays(ArraySource):
     """Images held in memory, each scaled to `image_size` on access."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: Size):
         """Takes images and labels as `ArraySource`, and the height and width of the examples."""
-        super().__init__(images, labels)
+        super().__init__(images, labels, CLASSES)
         self.image_size = image_size
 
     def __getitem__(self, i: int) -> dict:
-        """Returns example i: {"image": uint8 (image_size, image_size, C), "label": int32}."""
+        """Returns example i: {"image": uint8 (*image_size, C), "label": int32}."""
         example = super().__getitem__(i)
         return example | {"image": resizing.resize_square(example["image"], self.image_size)}
 
 
-def load(dir: str, split: str, image_size: int = 32) -> ScaledArrays | TfdsSource:
+def load(dir: str, split: str, image_size: Size = 32) -> ScaledArrays | TfdsSource:
     """Returns CIFAR-10 from `dir`, the folder of the .bin files or TFDS's data_dir.
 
     If `dir` is "" and data/cifar-10-batches-bin does not hold the .bin files, TFDS's default folder

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from scorax.data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.arrays import ArraySource
+from scorax.data_sources.source import check_split
 
 TRAIN_SIZE = 1500
 

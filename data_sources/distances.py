@@ -3,7 +3,7 @@
 Pixels are whole numbers, so the squared distance between two images is a whole number too, and it
 is computed without rounding. Pixels are shifted to -128 ... 127, and their products are summed over
 1,024 pixels in float32, where every partial sum is a whole number of at most 2^24. The sums of the
-chunks are then added in int64.
+chunks are then added in int64. Images with more than 8 bits are computed in float64.
 
 Pairs are compared in blocks. With radii r_i = |x_i - c| around any point c, images i and j are at
 most r_i + r_j apart. Images are sorted by decreasing radius, so the blocks that cannot contain the
@@ -52,7 +52,7 @@ def farthest_pair(
     images, one byte each, are kept in memory if they take at most 4 GiB.
 
     Args:
-      source: examples {"image": uint8 (H, W, C)}, all of one shape.
+      source: examples {"image": uint8, or float32 in [0, 1], (H, W, C)}, all of one shape.
       max_images: number of examples to compare, drawn at random; None for all.
       seed: seed of the draw.
       progress: wraps the loops over blocks and over pairs of blocks.
@@ -79,7 +79,7 @@ def farthest_pair(
             continue
         loaded = {k: loaded[k] if k in loaded else pixels.read(blocks[k]) for k in {i, j}}
         with jax.enable_x64(True):
-            squared, a, b = (int(x) for x in _farthest(loaded[i], loaded[j]))
+            squared, a, b = (x.item() for x in _farthest(loaded[i], loaded[j]))
         compared += 1
         if squared > best:
             best, farthest = squared, (blocks[i][a], blocks[j][b])
@@ -89,15 +89,20 @@ def farthest_pair(
 
 
 class _Pixels:
-    """The images as rows of int8 pixels, shifted by 128 and padded to whole chunks with zeros."""
+    """The images as rows of pixels, shifted by 128 and padded to whole chunks with zeros.
+
+    Bytes become int8. Real numbers become float32 in the same units, 255 for the whole range.
+    """
 
     def __init__(self, source: Any, numbers: np.ndarray):
         self._source = source
         self._numbers = numbers
-        self._shape = source[int(numbers[0])]["image"].shape
+        first = source[int(numbers[0])]["image"]
+        self._shape, self._dtype = first.shape, first.dtype
+        self._row_dtype = np.dtype(np.int8 if first.dtype == np.uint8 else np.float32)
         self.count = CHUNK * -(-int(np.prod(self._shape)) // CHUNK)  # pixels in a padded row
-        held = len(numbers) * self.count <= HELD_BYTES
-        self.held = np.zeros((len(numbers), self.count), np.int8) if held else None
+        held = len(numbers) * self.count * self._row_dtype.itemsize <= HELD_BYTES
+        self.held = np.zeros((len(numbers), self.count), self._row_dtype) if held else None
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def radii(self, size: int, progress: Progress) -> np.ndarray:
@@ -114,20 +119,24 @@ class _Pixels:
         return radii
 
     def read(self, members: np.ndarray) -> np.ndarray:
-        """Returns the rows of some images, int8 (n, count)."""
+        """Returns the rows of some images: (n, count)."""
         if self.held is not None:
             return self.held[members]
         return np.stack(list(self._pool.map(self._decode, members)))
 
     def _decode(self, k: int) -> np.ndarray:
         image = self._source[int(self._numbers[k])]["image"]
-        if image.dtype != np.uint8 or image.shape != self._shape:
+        if image.dtype != self._dtype or image.shape != self._shape:
             raise ValueError(
                 f"image {self._numbers[k]} is {image.dtype} {image.shape}, but image "
-                f"{self._numbers[0]} has the shape {self._shape}; give uint8 images of one shape"
+                f"{self._numbers[0]} is {self._dtype} {self._shape}; give images of one "
+                "type and shape"
             )
-        row = np.zeros(self.count, np.int8)
-        row[: image.size] = image.ravel().view(np.int8) ^ np.int8(-128)  # x - 128
+        row = np.zeros(self.count, self._row_dtype)
+        if image.dtype == np.uint8:
+            row[: image.size] = image.ravel().view(np.int8) ^ np.int8(-128)  # x - 128
+        else:
+            row[: image.size] = 255 * image.ravel() - 128
         return row
 
 
@@ -137,18 +146,22 @@ def _distance(x: np.ndarray, y: np.ndarray) -> float:
 
 @jax.jit
 def _farthest(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the largest squared distance between rows of x and y, int8 (n, D), and both indices.
+    """Returns the largest squared distance between rows of x and y, (n, D), and both indices.
 
     JAX's 64-bit types must be enabled.
     """
 
+    product, total = jnp.float32, jnp.int64
+    if x.dtype != jnp.int8:
+        product = total = jnp.float64
+
     def add(sums: tuple, chunk: tuple) -> tuple[tuple, None]:
-        a, b = (c.astype(jnp.float32) for c in chunk)
+        a, b = (c.astype(product) for c in chunk)
         terms = jnp.sum(a * a, 1), jnp.sum(b * b, 1), a @ b.T
-        return tuple(s + t.astype(jnp.int64) for s, t in zip(sums, terms, strict=True)), None
+        return tuple(s + t.astype(total) for s, t in zip(sums, terms, strict=True)), None
 
     chunks = [a.reshape(a.shape[0], -1, CHUNK).swapaxes(0, 1) for a in (x, y)]
-    zeros = [jnp.zeros(shape, jnp.int64) for shape in ((len(x),), (len(y),), (len(x), len(y)))]
+    zeros = [jnp.zeros(shape, total) for shape in ((len(x),), (len(y),), (len(x), len(y)))]
     (xx, yy, xy), _ = jax.lax.scan(add, tuple(zeros), tuple(chunks))
     squared = xx[:, None] + yy[None, :] - 2 * xy
     i, j = jnp.unravel_index(jnp.argmax(squared), squared.shape)

@@ -49,8 +49,17 @@ class Folder:
         folders, files = [], []
         with os.scandir(self.root / path) as entries:
             for entry in entries:
-                (folders if entry.is_dir() else files).append(entry.name)
+                if not _is_folder(entry):
+                    files.append(entry.name)
+                elif not (entry.is_symlink() and self._leads_back(path, entry)):
+                    folders.append(entry.name)
         return _visible(folders), _visible(files)
+
+    def _leads_back(self, path: str, link: os.DirEntry) -> bool:
+        """Whether a link in a folder leads to the folder or one that it lies in, without end."""
+        parts = path.split("/") if path else []
+        above = [self.root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+        return os.path.realpath(link.path) in {os.path.realpath(folder) for folder in above}
 
     def open(self, path: str) -> BinaryIO:
         return (self.root / path).open("rb")
@@ -134,6 +143,17 @@ class Zip:
         return ValueError(f"{entry.filename!r} in {self.root} {what}")
 
 
+class OneFile(Folder):
+    """A single file, as a folder that holds nothing else."""
+
+    def __init__(self, path: Path):
+        super().__init__(path.parent)
+        self._name = path.name
+
+    def list(self, path: str) -> tuple[list[str], list[str]]:
+        return [], [self._name]
+
+
 def open_files(path: Path) -> Folder | Zip:
     """Returns the folder or the zip at an existing path.
 
@@ -141,6 +161,13 @@ def open_files(path: Path) -> Folder | Zip:
       ValueError: for a file that is not a zip; see also `Zip`.
     """
     return Folder(path) if path.is_dir() else Zip(path)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _visible(names: Iterable[str]) -> list[str]:

@@ -10,14 +10,30 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from scorax.data_sources.arrays import check_images, find_arrays, find_file, read_labels
+from scorax.data_sources.arrays import (
+    check_images,
+    find_arrays,
+    find_file,
+    numbered_classes,
+    read_labels,
+    serves_all_splits,
+)
+from scorax.data_sources.source import Source
+from scorax.data_sources.values import Values
 
 
-class HDF5Source:
+class HDF5Source(Source):
     """Images that stay in their file, with labels in memory."""
 
-    def __init__(self, path: Path, split: str):
-        """Opens the images, uint8 (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
+    def __init__(
+        self,
+        path: Path,
+        split: str,
+        values: Values = Values(),  # noqa: B008 (immutable)
+    ):
+        """Opens the images, (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
+
+        Images are uint8, or another type of numbers that `values` can map to [0, 1].
 
         Raises:
           ValueError: if the file is damaged or holds something else; the message names the file.
@@ -36,25 +52,37 @@ class HDF5Source:
             raise self._damaged(error) from error
         try:
             check_images(self.images.dtype, self.images.shape, labels)
+            self.levels = values.levels(self.images.dtype)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         self.labels = labels.astype(np.int32)
+        self.classes, self._values = numbered_classes(self.labels), values
+        self.held_out = not serves_all_splits(path, image_key)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> dict:
-        """Returns example i: {"image": uint8 (H, W, C), "label": int32}.
+        """Returns example i: {"image": uint8 or float32 (H, W, C), "label": int32}.
 
         Raises:
-          ValueError: if that part of the file is damaged; the message names the file.
+          ValueError: if that part of the file is damaged or has values out of range; the message
+            names the file.
         """
         try:
             image = self.images[i]
         except OSError as error:
             raise self._damaged(error, f"image {i} of ") from error
-        image = image[..., None] if image.ndim == 2 else image
-        return {"image": image, "label": self.labels[i]}
+        image = self._values.to_unit(image, f"image {i} of {self.path}")
+        return {"image": image[..., None] if image.ndim == 2 else image, "label": self.labels[i]}
+
+    def all_labels(self) -> np.ndarray:
+        """Returns the labels of all examples, int32 (N,)."""
+        return self.labels
+
+    def sizes(self) -> np.ndarray:
+        """Returns the labels."""
+        return self.labels
 
     def _damaged(self, error: Exception, part: str = "") -> ValueError:
         return ValueError(
@@ -62,13 +90,17 @@ class HDF5Source:
         )
 
 
-def load(dir: str, split: str) -> HDF5Source:
+def load(
+    dir: str,
+    split: str,
+    values: Values = Values(),  # noqa: B008 (immutable)
+) -> HDF5Source:
     """Returns a split from `dir`, which is a file or a folder with files train and test.
 
     Raises:
       ValueError: if there is no such file; see also `HDF5Source`.
     """
-    return HDF5Source(find_file(dir, split, (".h5", ".hdf5")), split)
+    return HDF5Source(find_file(dir, split, (".h5", ".hdf5")), split, values)
 
 
 def _dataset_names(file: h5py.File) -> list[str]:

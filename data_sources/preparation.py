@@ -1,10 +1,11 @@
 """Preparation of images: converts a folder, zip or tfrecord file to array_record files of one size.
 
-Every image is fully decoded, cropped, scaled and stored as PNG (exact) or JPEG. Several processes
-do this work, because PIL holds Python's global lock while it encodes. Each process opens the source
-itself; the main process writes the files.
+Every image is fully decoded, cropped, scaled and stored as PNG (exact) or JPEG, or as an array if
+it has more than 8 bits. Several processes do this work, because PIL holds Python's global lock
+while it encodes. Each process opens the source itself; the main process writes the files.
 """
 
+import contextlib
 import functools
 import io
 import multiprocessing
@@ -28,12 +29,13 @@ import numpy as np
 from PIL import Image
 
 from scorax.data_sources import array_records, resizing, tfrecords
-from scorax.data_sources.arrays import SPLITS
-from scorax.data_sources.files import open_files
-from scorax.data_sources.images import MODES, check_image, decode_image
-from scorax.data_sources.layouts import list_examples
+from scorax.data_sources.files import Files, open_files
+from scorax.data_sources.layouts import Examples, list_examples
+from scorax.data_sources.pixels import MODES, check_image, read_image
+from scorax.data_sources.source import SPLITS
+from scorax.data_sources.values import Values, on_levels
+from scorax.utils.shapes import Size, height_and_width
 
-FULL_SIZE = 2**16  # pixels: more than a JPEG can have, so that JPEGs are decoded at full size
 SKIPPED = "skipped.txt"  # lists images that were left out, one message per line
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, split -> items
@@ -42,20 +44,23 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their nu
 class Settings(NamedTuple):
     """How images are prepared."""
 
-    size: int  # height and width in pixels
-    channels: int = 3  # 3: RGB; 1: grey, to which colour images are converted
+    size: Size  # side of squares in pixels, or (height, width)
+    channels: int = 3  # 1: grey, to which colours are converted; 3: RGB; 2, 4: with alpha
     crop: str = "center"  # a row of CROPS
     format: str = "png"  # a row of FORMATS
     quality: int = 95  # of JPEG, 1 ... 100; colours are stored at full resolution
     splits: tuple[str, ...] = SPLITS
+    values: Values = Values()  # how pixels are read
 
 
 class Pictures(NamedTuple):
     """The unprepared images of one split, of any size."""
 
     names: list[str]
-    read: Callable[[int], tuple[np.ndarray, int]]  # number -> uint8 (H, W, C), label
+    read: Callable[[int], tuple[np.ndarray, int]]  # number -> image (H, W, C), label
     classes: list[str]
+    left_out: str = ""  # what was found and is not used, in words
+    levels: int = 256  # number of values that a pixel can have; 0: real numbers
 
 
 def prepare(
@@ -88,7 +93,7 @@ def prepare(
         used because it is damaged, smaller than `size` or not suitable for `crop`.
     """
     _check(settings, source, Path(dest), workers)
-    pictures = {split: _open(Path(source), split, settings.channels) for split in settings.splits}
+    pictures = {split: _open(Path(source), split, settings) for split in settings.splits}
     final = Path(os.path.abspath(dest))
     folder = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     folder.mkdir(parents=True)
@@ -97,7 +102,7 @@ def prepare(
         workers = workers or os.cpu_count() or 1
         window = 4 * workers  # images are large, so finished ones must not pile up
         with _pool(workers) as pool:
-            for split, (names, _, _) in pictures.items():
+            for split, (names, *_) in pictures.items():
                 same = [s for s in splits if pictures[s].names == names]
                 if same:
                     splits[split] = splits[same[0]]
@@ -107,7 +112,9 @@ def prepare(
                 futures = progress(futures, len(names), split)
                 splits[split] = _write(folder, split, futures, skipped if skip_corrupt else None)
         if skipped:
-            (folder / SKIPPED).write_text("\n".join(skipped) + "\n")
+            # Names of files need not be UTF-8.
+            text = "\n".join(skipped) + "\n"
+            (folder / SKIPPED).write_text(text, encoding="utf-8", errors="surrogateescape")
         info = _describe(source, settings, pictures, splits, len(skipped))
         array_records.write_info(folder, info)
         os.rename(folder, final)
@@ -122,10 +129,9 @@ def prepare(
 
 def _check(settings: Settings, source: str, dest: Path, workers: int) -> None:
     """Raises ValueError for arguments that cannot work, before anything is read or written."""
-    if settings.size < 1:
-        raise ValueError(f"--size {settings.size} is not possible; give 1 or more pixels")
     if settings.channels not in MODES:
-        raise ValueError(f"--channels {settings.channels} is not possible; give 1 or 3")
+        raise ValueError(f"--channels {settings.channels} is not possible; give 1 to 4")
+    settings.values.check()
     if not 1 <= settings.quality <= 100:
         raise ValueError(f"--quality {settings.quality} is not possible; give 1 to 100")
     if workers < 0:
@@ -136,12 +142,12 @@ def _check(settings: Settings, source: str, dest: Path, workers: int) -> None:
         raise ValueError(f"'{dest}' exists already; remove it or give another folder to write")
 
 
-def _open(source: Path, split: str, channels: int) -> Pictures:
+def _open(source: Path, split: str, settings: Settings) -> Pictures:
     """Returns the images of a split; raises ValueError if the source or the split is missing."""
     if source.suffix in tfrecords.SUFFIXES:
         records = tfrecords.TFRecordSource(source)
         found = records.shape[0]
-        if found != channels:
+        if found != settings.channels:
             raise ValueError(
                 f"the images of {source} have {found} channels; use --channels {found}"
             )
@@ -149,14 +155,24 @@ def _open(source: Path, split: str, channels: int) -> Pictures:
         return Pictures(names, lambda i: (records[i]["image"], 0), [""])
     files = open_files(source)
     missing = "add it, or prepare only the other one with --splits"
-    classes, examples = list_examples(files, split, missing)
+    found = list_examples(files, split, missing)
 
     def read(i: int) -> tuple[np.ndarray, int]:
-        path, label = examples[i]
+        path, label = found.examples[i]
         check_image(files, path)
-        return decode_image(files, path, MODES[channels], FULL_SIZE), label
+        return read_image(files, path, settings.channels, settings.values), label
 
-    return Pictures([files.name(path) for path, _ in examples], read, classes)
+    names = [files.name(path) for path, _ in found.examples]
+    levels = settings.values.levels(_first_type(files, found.examples))
+    return Pictures(names, read, found.classes, found.describe_rest(), levels)
+
+
+def _first_type(files: Files, examples: Examples) -> np.dtype:
+    """The type of the pixels of the first image that can be read."""
+    for path, _ in examples:
+        with contextlib.suppress(ValueError):
+            return check_image(files, path).dtype
+    return np.dtype(np.uint8)
 
 
 _open_once = functools.lru_cache(len(SPLITS))(_open)  # once in every worker
@@ -168,13 +184,15 @@ def _encode(source: Path, split: str, settings: Settings, i: int) -> tuple[bytes
     Raises:
       ValueError: if the image cannot be used; the message names it.
     """
-    pictures = _open_once(source, split, settings.channels)
+    pictures = _open_once(source, split, settings)
     name = pictures.names[i]
     image, label = pictures.read(i)
     height, width = image.shape[:2]
-    if min(height, width) < settings.size:
+    rows, columns = height_and_width(settings.size)
+    if height < rows or width < columns:
+        size = rows if rows == columns else f"{rows}x{columns}"
         raise ValueError(
-            f"{name} is too small ({width}x{height} pixels) for --size {settings.size}; give a "
+            f"{name} is too small ({width}x{height} pixels) for --size {size}; give a "
             "smaller size, or replace or remove the image"
         )
     try:
@@ -182,6 +200,9 @@ def _encode(source: Path, split: str, settings: Settings, i: int) -> tuple[bytes
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     file = io.BytesIO()
+    if image.dtype != np.uint8:
+        np.save(file, on_levels(image, pictures.levels))
+        return file.getvalue(), label
     image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     image.save(file, **FORMATS[settings.format](settings.quality))
     return file.getvalue(), label
@@ -261,36 +282,39 @@ def _describe(
     splits: dict[str, list[dict[str, Any]]],
     skipped: int,
 ) -> dict[str, Any]:
-    settings = settings._asdict()
-    settings.pop("splits")
+    options = settings._asdict() | settings.values._asdict()
+    del options["splits"], options["values"]
     counts = {split: sum(shard["examples"] for shard in splits[split]) for split in splits}
-    classes = next(iter(pictures.values())).classes
-    return settings | {
+    parts = list(pictures.values())
+    return options | {
         "source": os.path.abspath(source),
-        "classes": classes,
+        "classes": parts[0].classes,
         "examples": counts,
         "skipped": skipped,
+        "left_out": "; ".join(dict.fromkeys(filter(None, (p.left_out for p in parts)))),
+        "levels": parts[0].levels,
         "splits": splits,
     }
 
 
-def _scale_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Scales a square image: uint8 (H, H, C) to uint8 (size, size, C).
+def _scale_whole(image: np.ndarray, size: Size) -> np.ndarray:
+    """Scales an image (H, W, C) that has the shape of `size`: (*size, C).
 
     Raises:
-      ValueError: if the image is not square.
+      ValueError: if the image has another shape.
     """
-    height, width = image.shape[:2]
-    if height != width:
+    (height, width), (rows, columns) = image.shape[:2], height_and_width(size)
+    if height * columns != width * rows:
+        shape = "square" if rows == columns else f"part of the shape of {columns}x{rows}"
         raise ValueError(
-            f"{width}x{height} pixels are no square; cut out a square with --crop center"
+            f"{width}x{height} pixels are no {shape}; cut out a {shape} with --crop center"
         )
     return resizing.crop_resize(image, size)
 
 
 CROPS = {
-    "center": resizing.crop_resize,  # the central square
-    "none": _scale_square,  # an image that is not square is an error
+    "center": resizing.crop_resize,  # the largest middle part
+    "none": _scale_whole,  # an image of another shape is an error
     "celeba": resizing.resize_celeba,
     "lsun": resizing.resize_lsun,
 }

@@ -7,7 +7,6 @@ are decoded on access, and cropped and scaled as score_sde does for each data se
 the split that score_sde evaluates on; for CelebA and LSUN that is TFDS's "validation".
 """
 
-import io
 import os
 import re
 from collections.abc import Callable
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from scorax.data_sources import resizing
-from scorax.data_sources.arrays import check_split
+from scorax.data_sources.pixels import decode
+from scorax.data_sources.source import Source, check_split
+from scorax.data_sources.values import Values
+from scorax.utils.shapes import Size, height_and_width
 
 
 class Published(NamedTuple):
@@ -27,7 +28,7 @@ class Published(NamedTuple):
     title: str
     name: str  # with {size} or {category} where there are several variants
     test: str = "test"  # TFDS's name of the split to evaluate on
-    resize: Callable[[np.ndarray, int], np.ndarray] | None = None  # None: keep the stored size
+    resize: Callable[[np.ndarray, Size], np.ndarray] | None = None  # None: keep the stored size
     needs_tensorflow: bool = False  # TensorFlow is needed for preparing (not for reading)
 
 
@@ -43,7 +44,7 @@ PUBLISHED = {
 }
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """One split of a data set, decoded on access; several threads may read at once."""
 
     def __init__(
@@ -52,6 +53,8 @@ class TfdsSource:
         split: str,
         resize: Callable[[np.ndarray], np.ndarray],
         prepare: str = "prepare it again",
+        held_out: bool = True,
+        values: Values = Values(),  # noqa: B008 (immutable)
     ):
         """Opens a data set.
 
@@ -60,13 +63,15 @@ class TfdsSource:
           split: TFDS's name of the split.
           resize: function that is applied to each image, uint8 (H, W, C).
           prepare: end of the message about files in another format: what to do.
+          held_out: whether the split for testing is not the one for training.
+          values: how pixels are read.
 
         Raises:
           ValueError: if the split or one of its files is missing, or has another format.
         """
         import tensorflow_datasets as tfds  # takes a second to import, so only where it is used
 
-        self.folder = folder
+        self.folder, self.held_out, self._values = folder, held_out, values
         self.resize = resize
         builder = tfds.builder_from_directory(os.fspath(folder))
         splits = builder.info.splits
@@ -85,7 +90,10 @@ class TfdsSource:
         for path in splits[split].filepaths:
             if not Path(path).is_file():
                 raise ValueError(f"{path} is missing; prepare the data set again")
-        self._mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
+        self._channels = builder.info.features["image"].shape[-1] or 3
+        features = builder.info.features
+        label = features["label"] if "label" in features else None
+        self.classes = list(getattr(label, "names", None) or [])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -97,27 +105,38 @@ class TfdsSource:
           ValueError: if a file is damaged; the message names the folder.
         """
         try:
-            record = self._records[i]
-            with Image.open(io.BytesIO(record["image"])) as image:
-                x = np.asarray(image.convert(self._mode))
+            record, name = self._records[i], f"example {i} of '{self.folder}'"
+            x = decode(record["image"], name, self._channels, self._values)
         except Exception as error:  # array_record, protobuf and PIL raise a dozen types
             raise ValueError(
                 f"example {i} of '{self.folder}' cannot be read ({error}); prepare the data set "
                 "again"
             ) from error
-        x = x[..., None] if x.ndim == 2 else x
         return {"image": self.resize(x), "label": np.int32(record.get("label", 0))}
 
+    def all_labels(self) -> np.ndarray:
+        """Returns the labels of all examples, int32 (N,); reads them all, but decodes no image."""
+        labels = (self._records[i].get("label", 0) for i in range(len(self)))
+        return np.fromiter(labels, np.int32, len(self))
 
-def load(dataset: str, dir: str, split: str, image_size: int, category: str = "") -> TfdsSource:
+
+def load(
+    dataset: str,
+    dir: str,
+    split: str,
+    image_size: Size,
+    category: str = "",
+    values: Values = Values(),  # noqa: B008 (immutable)
+) -> TfdsSource:
     """Returns a split of a data set of `PUBLISHED`.
 
     Args:
       dataset: its key in `PUBLISHED`.
       dir: TFDS's data_dir; "" stands for $TFDS_DATA_DIR or else ~/tensorflow_datasets.
       split: "train" or "test".
-      image_size: height and width of the examples in pixels.
+      image_size: side of the examples in pixels, or (height, width).
       category: category of LSUN: bedroom, church_outdoor, ...
+      values: how pixels are read.
 
     Raises:
       ValueError: if the data set is missing (the message says how to prepare it); see also
@@ -130,7 +149,7 @@ def load(dataset: str, dir: str, split: str, image_size: int, category: str = ""
             f"data.category='' names no part of {row.title}; set --config.data.category to "
             "bedroom, church_outdoor or another category"
         )
-    name = row.name.format(size=image_size, category=category)
+    name = row.name.format(size=max(height_and_width(image_size)), category=category)
     root = _data_dir(dir)
     folder = _find_version(root / name)
     how = "prepare it as array_record files"
@@ -146,12 +165,14 @@ def load(dataset: str, dir: str, split: str, image_size: int, category: str = ""
         row.test if split == "test" else split,
         lambda image: resize(image, image_size),
         f"{how} in another folder: {_command(name, 'DIR')}, and set --config.data.dir=DIR",
+        row.test != "train",
+        values,
     )
 
 
-def holds(dataset: str, dir: str, image_size: int = 0) -> bool:
+def holds(dataset: str, dir: str, image_size: Size = 1) -> bool:
     """Returns whether `dir`, as in `load`, holds a data set of `PUBLISHED` without categories."""
-    name = PUBLISHED[dataset].name.format(size=image_size)
+    name = PUBLISHED[dataset].name.format(size=max(height_and_width(image_size)))
     return _find_version(_data_dir(dir) / name) is not None
 
 

@@ -20,16 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from scorax.data_sources import tfds_source
-from scorax.data_sources.arrays import check_split
 from scorax.data_sources.crc32c import masked_crc32c
+from scorax.data_sources.source import Source, check_split
 from scorax.data_sources.tfds_source import TfdsSource
+from scorax.utils.shapes import Size, height_and_width
 
 HEADER = struct.Struct("<QI")  # length, masked CRC32C of its 8 bytes
 FOOTER = struct.Struct("<I")  # masked CRC32C of the data
 SUFFIXES = (".tfrecords", ".tfrecord")
 
 
-class TFRecordSource:
+class TFRecordSource(Source):
     """The images of one file, each read on access; every label is 0."""
 
     def __init__(self, path: Path):
@@ -40,6 +41,7 @@ class TFRecordSource:
             names it.
         """
         self.path = path
+        self.held_out = False
         self._file = path.open("rb", buffering=0)
         self._records = self._find_records()  # offset and length of each record's data: (N, 2)
         self.shape = self._read(0).shape  # (C, H, W)
@@ -61,6 +63,14 @@ class TFRecordSource:
                 "images of the same size"
             )
         return {"image": np.ascontiguousarray(image.transpose(1, 2, 0)), "label": np.int32(0)}
+
+    def all_labels(self) -> np.ndarray:
+        """Returns zeros, int32 (N,)."""
+        return np.zeros(len(self), np.int32)
+
+    def sizes(self) -> np.ndarray:
+        """Returns the lengths of the records."""
+        return self._records[:, 1]
 
     def _find_records(self) -> np.ndarray:
         file, found, offset = self._file.fileno(), [], 0
@@ -104,7 +114,7 @@ class TFRecordSource:
         return ValueError(f"{self.path} {what}")
 
 
-def load(dir: str, split: str, image_size: int) -> TFRecordSource:
+def load(dir: str, split: str, image_size: Size) -> TFRecordSource:
     """Opens the file `dir`, or the file of `image_size` pixels in the folder `dir`.
 
     Raises:
@@ -117,7 +127,7 @@ def load(dir: str, split: str, image_size: int) -> TFRecordSource:
     return _load(dir, split, image_size, missing)
 
 
-def load_ffhq(dir: str, split: str, image_size: int) -> TFRecordSource:
+def load_ffhq(dir: str, split: str, image_size: Size) -> TFRecordSource:
     """Opens FFHQ (70,000 faces) in a file or folder as in `load`; "" stands for data/ffhq.
 
     Raises:
@@ -131,7 +141,7 @@ def load_ffhq(dir: str, split: str, image_size: int) -> TFRecordSource:
     return _load(dir or "data/ffhq", split, image_size, missing)
 
 
-def load_celebahq(dir: str, split: str, image_size: int) -> TFRecordSource | TfdsSource:
+def load_celebahq(dir: str, split: str, image_size: Size) -> TFRecordSource | TfdsSource:
     """Opens CelebA-HQ (30,000 faces) in a file or folder as in `load`, or in TFDS's data_dir.
 
     If `dir` is "", it is read from data/celebahq or, if that does not exist, from TFDS's default
@@ -152,19 +162,18 @@ def load_celebahq(dir: str, split: str, image_size: int) -> TFRecordSource | Tfd
     return _load(folder, split, image_size, missing)
 
 
-def _load(dir: str, split: str, image_size: int, missing: str) -> TFRecordSource:
+def _load(dir: str, split: str, image_size: Size, missing: str) -> TFRecordSource:
     check_split(split)
     if dir and Path(dir).is_file():
         return TFRecordSource(Path(dir))
     files = sorted(p for p in Path(dir).glob("*") if p.suffix in SUFFIXES) if dir else []
-    level = f"-r{image_size.bit_length() - 1:02d}"  # log2 of the size; not all names end in it
+    side = max(height_and_width(image_size))
+    level = f"-r{side.bit_length() - 1:02d}"  # log2 of the size; not all names end in it
     fitting = [p for p in files if p.stem.endswith(level)] or files
     if len(fitting) == 1:
         return TFRecordSource(fitting[0])
     found = ", ".join(p.name for p in fitting) or "no .tfrecords file"
-    raise ValueError(
-        f"'{dir}' holds {found} where one file of {image_size} pixels is wanted; {missing}"
-    )
+    raise ValueError(f"'{dir}' holds {found} where one file of {side} pixels is wanted; {missing}")
 
 
 def _parse_example(data: bytes) -> np.ndarray:

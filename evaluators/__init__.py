@@ -21,10 +21,15 @@ from scorax.evaluators.context import Numbers, rounds_folder
 from scorax.evaluators.denoising import check_denoise, evaluate_denoise
 from scorax.evaluators.held_out import check_bpd, evaluate_bpd, evaluate_loss
 from scorax.evaluators.image_sampler import ImageSampler
-from scorax.evaluators.latents import evaluate_encode, evaluate_interpolate, get_codec
+from scorax.evaluators.latents import (
+    check_interpolate,
+    evaluate_encode,
+    evaluate_interpolate,
+    get_codec,
+)
 from scorax.evaluators.originals import get_originals
 from scorax.evaluators.problems import Colorization, Inpainting, Problem, Restoration
-from scorax.evaluators.quality import check_fd, evaluate_fd
+from scorax.evaluators.quality import check_fd, evaluate_fd, get_fd_inputs
 from scorax.evaluators.samples import evaluate_samples, read_settings
 from scorax.evaluators.task import Evaluator
 from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
@@ -68,7 +73,8 @@ def check(experiment: Experiment) -> None:
         EVALUATORS[task].check(experiment)
         # Opens the images that the task reads, to find out whether they are there and fit.
         if "eval.images" in EVALUATORS[task].keys:
-            get_originals(experiment.config)
+            if not e.measurements:
+                get_originals(experiment.config)
         elif "eval.split" in EVALUATORS[task].keys:
             get_source(experiment.config, e.split)
 
@@ -103,7 +109,8 @@ def read_report(folder: str) -> Numbers:
 
 _SPLIT = ("eval.batch_size", "eval.split")
 _SAMPLES = ("sampling.", "eval.batch_size", "eval.num_samples")
-_ORIGINALS = ("eval.images", *_SPLIT)
+_JUDGE = ("eval.features", "eval.features_path")
+_ORIGINALS = ("eval.images", "eval.measurements", *_SPLIT)
 
 
 def _conditional(problem: type[Problem], *depends_on: Any) -> Evaluator:
@@ -127,14 +134,14 @@ _ROWS = (
     Evaluator(
         "samples",
         evaluate_samples,
-        _SAMPLES,
+        (*_SAMPLES, "eval.save_images"),
         made_with=read_settings,
         at_least="eval.num_samples",
     ),
     Evaluator(
         "loss",
         evaluate_loss,
-        ("training.", "eval.num_examples", *_SPLIT),
+        ("training.", "data.uniform_dequantization", "eval.num_examples", *_SPLIT),
         networks=(SCORE, ONE_LEVEL, CLASSIFIER),
     ),
     Evaluator(
@@ -146,16 +153,17 @@ _ROWS = (
     Evaluator(
         "fd",
         evaluate_fd,
-        (*_SAMPLES, METRICS, "eval.features", "eval.inception_path", "eval.stats"),
+        (*_SAMPLES, METRICS, *_JUDGE, "eval.inception_path", "eval.stats"),
         check_fd,
         after=("samples",),
+        get_inputs=get_fd_inputs,
     ),
     Evaluator("encode", evaluate_encode, (get_encoder, "eval.num_encoded", *_SPLIT), get_codec),
     Evaluator(
         "interpolate",
         evaluate_interpolate,
         (get_encoder, "eval.num_pairs", "eval.num_points", *_SPLIT),
-        get_codec,
+        check_interpolate,
     ),
     Evaluator(
         "denoise",
@@ -177,7 +185,7 @@ _ROWS = (
     Evaluator(
         "class_conditional",
         evaluate_class_conditional,
-        ("guidance.", "eval.features", *_SAMPLES),
+        ("guidance.", "eval.save_images", *_JUDGE, *_SAMPLES),
         check_class_conditional,
         get_inputs=get_guide_inputs,
     ),

@@ -12,8 +12,8 @@ from jax import lax
 from matplotlib.figure import Figure
 
 from scorax import losses
-from scorax.datasets import get_dataset, get_source, is_held_out
-from scorax.evaluators.context import Numbers, TaskContext
+from scorax.datasets import get_dataset, get_source
+from scorax.evaluators.context import Numbers, TaskContext, is_held_out
 from scorax.experiment import Experiment
 from scorax.noise_levels import ratio_range
 from scorax.utils import parallel
@@ -38,7 +38,7 @@ class AccuracyCurve:
     def __init__(self, experiment: Experiment) -> None:
         config = experiment.config
         self._what = f"{config.data.dataset} {config.eval.split}"
-        if not is_held_out(config.data, config.eval.split):
+        if not is_held_out(config, config.eval.split):
             self._what += ", part of the training images"
         self.batch_size = config.eval.batch_size
         self.size = len(get_source(config, config.eval.split))
@@ -105,7 +105,7 @@ def evaluate_accuracy(context: TaskContext) -> Numbers:
     _log.info("picture: %s", context.path("accuracy.png"))
     return {
         "split": split,
-        "held_out": is_held_out(context.config.data, split),
+        "held_out": is_held_out(context.config, split),
         "num_examples": n,
         "noise_levels": [float(f"{level:.4g}") for level in curve.levels],
         "accuracy": [round(float(a), 4) for a in accuracy],

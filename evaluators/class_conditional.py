@@ -1,5 +1,6 @@
 """The task "class_conditional": draws images of given classes by guidance."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Guide:
         self.config, self.sde = experiment.config, experiment.sde
         g = self.config.guidance
         self._weight = get_weight_fn(self.config)
+        self._names = list(self.config.data.classes)
         self.given: tuple = ()
         self.inputs: Numbers = {}
         if g.classifier:
@@ -71,11 +73,25 @@ class Guide:
                 "the task class_conditional needs a classifier, --config.guidance.classifier="
                 "DIRECTORY, or a network trained with classes (model.num_classes); there is neither"
             )
-        self.labels = np.array(g.labels or range(self._num_classes), np.int32)
+        known = min(len(self._names) or self._num_classes, self._num_classes)
+        self.labels = np.array([self._number(x) for x in g.labels] or range(known), np.int32)
         try:
             check_labels(self.labels, len(self.labels), self._num_classes)
         except ValueError as e:
             raise ValueError(f"guidance.labels={tuple(g.labels)}: {e}") from e
+
+    def _number(self, label: int | str) -> int:
+        """The number of a class, which may be given by its name."""
+        names = self._names
+        if label in names:
+            return names.index(label)
+        if isinstance(label, int) or label.isdecimal():
+            return int(label)
+        known = f"the classes are {', '.join(names)}" if names else "the classes have no names"
+        raise ValueError(
+            f"guidance.labels={tuple(self.config.guidance.labels)}: {label!r} is no "
+            f"class; {known}, and numbers 0 ... {self._num_classes - 1} do as well"
+        )
 
     def get_sampler(self, observer: Observer | None = None) -> Sampler:
         """The configured sampler, to be called with labels (B,) and `given`; see `ImageSampler`."""
@@ -97,6 +113,7 @@ class Guide:
         model = _load_classifier(self.config)
         classifier, state = model.experiment, model.state
         self._num_classes = classifier.config.model.num_classes
+        self._names = list(classifier.config.data.classes) or self._names
         self.given = ((state.params_ema, state.model_state),)
         self.settings = {"guidance": "classifier", "classifier": self.config.guidance.classifier}
         self.inputs = {"classifier": [int(state.step), crc32_of(state)]}
@@ -148,8 +165,8 @@ def _known_levels(classifier: Experiment, scale: float, clamp: float) -> tuple[f
 def evaluate_class_conditional(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images of the classes in turn: `class_conditional.{npz,png}`.
 
-    The archive holds "samples": uint8 (N, H, W, C), and "labels": int32 (N,), the requested
-    classes. The picture has a row for each class. With `eval.features` "classifier", the judge,
+    The archive holds "samples": uint8 (N, H, W, C), "labels": int32 (N,), the requested classes,
+    and the names of all "classes". The picture has a row for each class. With `eval.features` "classifier", the judge,
     which takes no part in drawing, counts how many samples have the requested class. "nfe" counts
     evaluations of the guided score.
     """
@@ -166,7 +183,12 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
 
     drawn = context.run_rounds("samples", n, draw)
     samples, labels = drawn["samples"], labels[:n]
-    context.save_npz("class_conditional.npz", samples=samples, labels=labels)
+    names = context.class_names
+    context.save_npz(
+        "class_conditional.npz", samples=samples, labels=labels, classes=np.array(names)
+    )
+    if config.eval.save_images:
+        context.save_each("class_conditional", samples, context.sample_names(n, labels))
     rows = guide.labels[:n]
     each = min(n // len(rows), _COLUMNS)
     shown = samples[: each * len(rows)].reshape(each, len(rows), *samples.shape[1:])
@@ -176,6 +198,7 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
         "weight": {k: v for k, v in config.guidance.to_dict().items() if k not in _NO_WEIGHT},
         "num_samples": n,
         "labels": guide.labels.tolist(),
+        "classes": [names[k] if k < len(names) else str(k) for k in guide.labels.tolist()],
         **_judge(context, samples, labels),
         "nfe": mean_nfe(drawn["nfe"]),
         **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},
@@ -187,6 +210,11 @@ def _judge(context: TaskContext, samples: np.ndarray, labels: np.ndarray) -> Num
     """The share of samples that have the requested class according to the judge."""
     if context.config.eval.features != "classifier":
         return {}
+    try:
+        get_source(context.config, "train")
+    except ValueError as e:
+        _log.warning("class_conditional: nobody judges the classes, because %s", e)
+        return {"judge": None, "left_out": f"the judge is trained on the data: {e}"}
     extractor = features.get_feature_extractor(context.config)
     right = extractor(samples).logits.argmax(-1) == labels
     each = {str(label): round(float(right[labels == label].mean()), 4) for label in set(labels)}
@@ -198,14 +226,15 @@ def _judge(context: TaskContext, samples: np.ndarray, labels: np.ndarray) -> Num
 
 
 def check_class_conditional(experiment: Experiment) -> None:
-    """Checks guidance, but not the judge itself, because it may have to be trained first."""
+    """Checks guidance. The judge is left out if there are no data to train it on."""
     Guide(experiment)
-    config = experiment.config
-    lookup(features.FEATURES, config.eval.features, "features (eval.features)")
-    if config.eval.features == "classifier":
-        get_source(config, "train")
+    lookup(features.FEATURES, experiment.config.eval.features, "features (eval.features)")
 
 
 def get_guide_inputs(experiment: Experiment) -> Numbers:
-    """What the samples depend on besides the config: the step and checksum of the classifier."""
-    return Guide(experiment).inputs
+    """What the numbers depend on besides the config: classifier, and images of the judge."""
+    inputs, config = dict(Guide(experiment).inputs), experiment.config
+    if config.eval.features == "classifier":
+        with contextlib.suppress(ValueError):
+            inputs["content of data"] = get_source(config, "train").content()
+    return inputs

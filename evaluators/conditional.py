@@ -5,7 +5,12 @@ import numpy as np
 
 from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.evaluators.image_sampler import ImageSampler
-from scorax.evaluators.originals import get_originals, likeness
+from scorax.evaluators.originals import (
+    count_originals,
+    file_stems,
+    get_originals,
+    likeness,
+)
 from scorax.evaluators.problems import Problem
 from scorax.experiment import Experiment
 from scorax.metrics import image_pairs
@@ -16,22 +21,21 @@ _ROWS, _COLUMNS = 16, 8  # largest numbers of images, and of samples of each, in
 
 
 def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> Numbers:
-    """Draws `eval.samples_per_image` samples given a measurement of each image: `TASK.{npz,png}`.
+    """Draws `eval.samples_per_image` samples given each measurement: `TASK.{npz,png}`.
 
-    The archive holds "originals": uint8 (I, H, W, C), "measurements": float32 (I, *Y), "samples":
-    uint8 (I, S, H, W, C), and for inpainting the "mask": (H, W, 1). The picture has a row for each
-    image: measurement, samples, original. PSNR and SSIM compare each sample with its original, and
-    are means over images and samples. The misfit between samples and measurements is computed
-    before samples are clipped and rounded; the report has its largest value, or its mean for
-    "residual".
+    Images are measured first, unless `eval.measurements` names measurements. The archive holds
+    "originals": (I, H, W, C), if there are any, "measurements": float32 (I, *Y), "samples": uint8
+    (I, S, H, W, C), and for inpainting the "mask": (H, W, 1) or the "masks": (I, H, W, 1). The
+    picture has a row for each image: measurement, samples, original. PSNR and SSIM compare each
+    sample with its original, and are means over images and samples. The misfit between samples and
+    measurements is computed before samples are clipped and rounded; the report has its largest
+    value, or its mean for "residual". Samples given the user's own measurements are also written to
+    files, TASK/NAME_0.png and so on.
     """
     problem, e = problem_class(context.experiment), context.config.eval
-    source = get_originals(context.config)
-    n, each = min(e.num_conditioned, len(source)), e.samples_per_image
-    originals = context.read(source, np.arange(n))
-    truth = originals.astype(np.float32) / 255
-    measure = jax.jit(problem.measure)
-    y = np.asarray(measure(jax.random.fold_in(context.rng(0), 0), truth))
+    y, originals, names = _measure(problem, context)
+    truth = None if originals is None else images.to_float(originals)
+    n, each = len(y), e.samples_per_image
     sampler = ImageSampler(context.experiment, problem.get_sampler)
     rounds = -(-n * each // context.batch_size)
 
@@ -40,25 +44,22 @@ def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> 
         rng = jax.random.fold_in(context.rng(i), 1)
         x = sampler(rng, context.state, f"{problem.name} {i + 1}/{rounds}", (y[k],))
         arrays = {"samples": images.to_uint8(x), problem.misfit: problem.misfits(y[k], x)}
-        return arrays | likeness(x, truth[k]) | sampler.costs
+        arrays |= {} if truth is None else likeness(x, truth[k])
+        return arrays | sampler.costs
 
     drawn = context.run_rounds("samples", n * each, draw)
     samples = drawn["samples"].reshape(n, each, *problem.shape)
-    arrays = {"originals": originals, "measurements": y, "samples": samples} | problem.arrays
-    context.save_npz(f"{problem.name}.npz", **arrays)
-    shown = problem.to_image(y)
-    columns = [images.to_uint8(shown)[:, None], samples[:, :_COLUMNS], originals[:, None]]
-    rows = np.concatenate(columns, axis=1)[:_ROWS]
-    context.save_grid(
-        f"{problem.name}.png", rows.reshape(-1, *problem.shape), columns=rows.shape[1]
-    )
-    return {
-        "images": e.images or f"{context.config.data.dataset} {e.split}",
+    _save(problem, context, y, samples, originals, names)
+    report = {
+        "images": e.measurements or e.images or f"{context.config.data.dataset} {e.split}",
         "num_images": n,
         "samples_per_image": each,
         **problem.settings,
-        "measurement": _means(likeness(shown, truth)),
-        "samples": _means({name: drawn[name] for name in ("psnr", "ssim")}),
+    }
+    if truth is not None:
+        report["measurement"] = _means(likeness(problem.to_image(y), truth))
+        report["samples"] = _means({name: drawn[name] for name in ("psnr", "ssim")})
+    return report | {
         problem.misfit: float(problem.summarize(drawn[problem.misfit])),
         "nfe": mean_nfe(drawn["nfe"]),
         **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},
@@ -66,9 +67,51 @@ def evaluate_conditional(problem_class: type[Problem], context: TaskContext) -> 
     }
 
 
+def _measure(
+    problem: Problem, context: TaskContext
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """The measurements, the images that were measured (None if unknown), and names of pictures."""
+    e = context.config.eval
+    if e.measurements:
+        y, names = problem.read()
+        return y, None, names
+    source = get_originals(context.config)
+    n = count_originals(context.config, source, e.num_conditioned)
+    originals = context.read(source, np.arange(n))
+    measure = jax.jit(problem.measure)
+    y = measure(jax.random.fold_in(context.rng(0), 0), images.to_float(originals))
+    return np.asarray(y), originals, []
+
+
+def _save(
+    problem: Problem,
+    context: TaskContext,
+    y: np.ndarray,
+    samples: np.ndarray,
+    originals: np.ndarray | None,
+    names: list[str],
+) -> None:
+    """Writes the arrays, the picture and, with names, a file for each sample."""
+    arrays = problem.arrays(y) | {"samples": samples}
+    arrays |= {"names": np.array(names)} if names else {"originals": originals}
+    context.save_npz(f"{problem.name}.npz", **arrays)
+    columns = [images.to_uint8(problem.to_image(y))[:, None], samples[:, :_COLUMNS]]
+    if originals is not None:
+        columns.append(images.to_uint8(images.to_float(originals))[:, None])
+    rows = np.concatenate(columns, axis=1)[:_ROWS]
+    context.save_grid(
+        f"{problem.name}.png", rows.reshape(-1, *problem.shape), columns=rows.shape[1]
+    )
+    each = samples.shape[1]
+    if named := [f"{stem}_{k}" for stem in file_stems(names) for k in range(each)]:
+        context.save_each(problem.name, samples.reshape(-1, *problem.shape), named)
+
+
 def check_conditional(problem_class: type[Problem], experiment: Experiment) -> None:
     """Builds the problem, and traces its sampler with a trivial score."""
     problem = problem_class(experiment)
+    if experiment.config.eval.measurements:
+        problem.read()
     shape = (1, *problem.shape)
     x = np.zeros(shape, np.float32)
     sampler = problem.get_sampler()

@@ -11,11 +11,13 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from scorax import losses
@@ -30,8 +32,8 @@ _log = logging.getLogger(__name__)
 
 Numbers = dict[str, Any]
 
-# Settings that change the number of rounds, but not the contents of a round.
-_COUNTS = ("eval.num_samples", "eval.num_examples")
+# Settings that change the number of rounds or what is written, but not the contents of a round.
+_COUNTS = ("eval.num_samples", "eval.num_examples", "eval.save_images")
 
 
 class TaskContext:
@@ -71,14 +73,14 @@ class TaskContext:
         return min(self.config.eval.num_examples or len(self.source), len(self.source))
 
     def read(self, source: Source, positions: np.ndarray) -> np.ndarray:
-        """The images of a source at the given positions: uint8 (B, H, W, C)."""
+        """The images of a source at the given positions: uint8 or float32 (B, H, W, C)."""
         with ThreadPoolExecutor(self.config.data.num_threads) as pool:
             examples = pool.map(source.__getitem__, positions.tolist())
             return np.stack([example["image"] for example in examples])
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
-        """Maps uint8 images to the model's range: float32."""
-        return self.scaler(x.astype(np.float32) / 255)
+        """Maps images as `read` returns them to the model's range: float32."""
+        return self.scaler(images.to_float(x))
 
     def rng(self, i: int) -> jax.Array:
         """Key of round i; never equals a training key, because those fold in the step."""
@@ -120,6 +122,22 @@ class TaskContext:
 
             return self.run_rounds(name, size, one)
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes that the network or the guide is told."""
+        names = list(self.config.data.classes)
+        count = max(self.config.model.num_classes, len(names))
+        return names + [str(i) for i in range(len(names), count)]
+
+    def sample_names(self, count: int, labels: np.ndarray = ()) -> list[str]:
+        """Names of files for samples: 000000, or 000000_cat for labels (N,)."""
+        names = [f"{i:06d}" for i in range(count)]
+        if not len(labels):
+            return names
+        classes = dict(enumerate(self.class_names))
+        words = [re.sub(r"[^\w-]+", "-", classes.get(k, str(k))) for k in labels.tolist()]
+        return [f"{name}_{word}" for name, word in zip(names, words, strict=True)]
+
     def path(self, file: str) -> str:
         """The path of a file of results."""
         return os.path.join(self.folder, file)
@@ -130,10 +148,24 @@ class TaskContext:
             images.save_npz(self.path(file), **arrays)
 
     def save_grid(self, file: str, x: np.ndarray, columns: int | None = None) -> None:
-        """Writes uint8 images (N, H, W, C) as one picture."""
+        """Writes images (N, H, W, C), uint8 or in [0, 1], as one picture."""
         if parallel.is_primary():
-            images.save_grid(self.path(file), x.astype(np.float32) / 255, columns)
+            images.save_grid(self.path(file), images.to_float(x), columns)
         _log.info("picture: %s", self.path(file))
+
+    def save_each(self, folder: str, x: np.ndarray, names: Sequence[str]) -> None:
+        """Writes uint8 images (N, H, W, C) as PNG files of these names in a folder of results."""
+        if parallel.is_primary():
+            images.save_each(self.path(folder), images.to_float(x), names)
+        _log.info("%d pictures: %s", len(x), self.path(folder))
+
+
+def is_held_out(config: ml_collections.ConfigDict, split: str) -> bool:
+    """Whether a split of the data set of a config shares no image with its training images."""
+    if split == "train":
+        return False
+    source = get_source(config, split)
+    return source.held_out and source.content() != get_source(config, "train").content()
 
 
 @contextlib.contextmanager

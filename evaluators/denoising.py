@@ -8,7 +8,13 @@ import numpy as np
 
 from scorax.conditioning.denoising import DENOISERS, Denoiser, get_denoiser
 from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
-from scorax.evaluators.originals import get_originals, likeness
+from scorax.evaluators.originals import (
+    count_originals,
+    file_stems,
+    get_originals,
+    likeness,
+    read_pictures,
+)
 from scorax.experiment import Experiment
 from scorax.metrics import image_pairs
 from scorax.utils import images
@@ -20,15 +26,24 @@ _ROWS = 8  # images in the picture
 
 
 def evaluate_denoise(context: TaskContext) -> Numbers:
-    """Adds noise to images and removes it by each of `eval.denoisers`: `denoise.{npz,png}`.
+    """Removes noise from images by each of `eval.denoisers`: `denoise.{npz,png}`.
 
-    The archive holds "originals": uint8 (N, H, W, C), "noisy": float32, not clipped to [0, 1], and
-    the result of each denoiser under its name, uint8. The picture has a row for each image:
-    original, noisy, denoised. PSNR and SSIM are means over the images. "clipped" in the report is
-    the noisy image clipped to [0, 1], as the denoised images are.
+    Noise is added to images, unless `eval.measurements` names noisy pictures. The archive holds
+    "originals": (N, H, W, C), if there are any, "noisy": float32, not clipped to [0, 1], and the
+    result of each denoiser under its name, uint8. The picture has a row for each image: original,
+    noisy, denoised. PSNR and SSIM are means over the images. "clipped" in the report is the noisy
+    image clipped to [0, 1], as the denoised images are. Results for the user's own noisy pictures
+    are also written to files, denoise/NAME_DENOISER.png.
     """
-    e, source = context.config.eval, get_originals(context.config)
-    n, (sigma, _) = min(e.num_denoised, len(source)), _noise(context.config)
+    config, e = context.config, context.config.eval
+    given = bool(e.measurements)
+    if given:
+        source = read_pictures(config, "measurements", image_shape(config))
+        n = len(source)
+    else:
+        source = get_originals(config)
+        n = count_originals(config, source, e.num_denoised)
+    sigma, _ = _noise(config)
     denoisers = {
         name: context.compile(_with_key_last(denoiser))
         for name, denoiser in get_denoisers(context.experiment).items()
@@ -36,36 +51,52 @@ def evaluate_denoise(context: TaskContext) -> Numbers:
 
     def one(i: int) -> Arrays:
         x = context.read(source, context.positions(i, len(source)))
-        noise = np.asarray(jax.random.normal(jax.random.fold_in(context.rng(i), 0), x.shape))
-        y = (context.to_model(x) + sigma * noise).astype(np.float32)
-        noisy, truth = context.to_unit(y), x.astype(np.float32) / 255
-        arrays = {"originals": x, "noisy": noisy} | _named("clipped", likeness(noisy, truth))
-        raw = {f: getattr(image_pairs, f)(noisy, truth) for f in ("psnr", "ssim")}
-        arrays |= _named("noisy", raw)
+        if given:
+            y, truth = context.to_model(x), None
+            arrays = {"noisy": context.to_unit(y)}
+        else:
+            noise = np.asarray(jax.random.normal(jax.random.fold_in(context.rng(i), 0), x.shape))
+            y = (context.to_model(x) + sigma * noise).astype(np.float32)
+            noisy, truth = context.to_unit(y), images.to_float(x)
+            arrays = {"originals": x, "noisy": noisy} | _named("clipped", likeness(noisy, truth))
+            raw = {f: getattr(image_pairs, f)(noisy, truth) for f in ("psnr", "ssim")}
+            arrays |= _named("noisy", raw)
         for name, denoise in denoisers.items():
             # The random draws of a denoiser do not depend on which others are configured.
             rng = jax.random.fold_in(context.rng(i), 1 + list(DENOISERS).index(name))
             found, nfe = denoise(y, rng)
             _check_finite(context, name, found)
             found = context.to_unit(found)
-            arrays |= {name: images.to_uint8(found)}
-            arrays |= _named(name, likeness(found, truth) | {"nfe": np.array([nfe])})
+            arrays |= {name: images.to_uint8(found), f"{name}_nfe": np.array([nfe])}
+            arrays |= {} if given else _named(name, likeness(found, truth))
         return arrays
 
     arrays = context.show_rounds("denoise", n, one)
-    columns = {name: arrays[name] for name in ("originals", "noisy", *denoisers)}
-    context.save_npz("denoise.npz", **columns)
-    columns["noisy"] = images.to_uint8(columns["noisy"])
-    rows = np.stack([x[:_ROWS] for x in columns.values()], axis=1)
-    context.save_grid("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
-    likenesses = {
-        name: {f: float(arrays[f"{name}_{f}"].mean()) for f in ("psnr", "ssim")}
-        for name in ("noisy", "clipped", *denoisers)
-    }
+    _save(context, arrays, list(denoisers), source.names() if given else [])
+    likenesses = (
+        {}
+        if given
+        else {
+            name: {f: float(arrays[f"{name}_{f}"].mean()) for f in ("psnr", "ssim")}
+            for name in ("noisy", "clipped", *denoisers)
+        }
+    )
     for name in denoisers:
-        likenesses[name]["nfe"] = mean_nfe(arrays[f"{name}_nfe"])
-    shown = e.images or f"{context.config.data.dataset} {e.split}"
+        likenesses.setdefault(name, {})["nfe"] = mean_nfe(arrays[f"{name}_nfe"])
+    shown = e.measurements or e.images or f"{config.data.dataset} {e.split}"
     return {"images": shown, "num_denoised": n, "noise_std": e.noise_std} | likenesses
+
+
+def _save(context: TaskContext, arrays: Arrays, denoisers: list[str], names: list[str]) -> None:
+    """Writes the arrays, the picture and, with names, a file for each result."""
+    shown = [name for name in ("originals", "noisy", *denoisers) if name in arrays]
+    columns = {name: arrays[name] for name in shown}
+    context.save_npz("denoise.npz", **columns, **({"names": np.array(names)} if names else {}))
+    pictures = [images.to_uint8(images.to_float(x[:_ROWS])) for x in columns.values()]
+    rows = np.stack(pictures, axis=1)
+    context.save_grid("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
+    for name in denoisers if names else ():
+        context.save_each("denoise", arrays[name], [f"{s}_{name}" for s in file_stems(names)])
 
 
 def get_denoisers(experiment: Experiment) -> dict[str, Denoiser]:
@@ -88,6 +119,8 @@ def check_denoise(experiment: Experiment) -> None:
     e = experiment.config.eval
     if not experiment.knows_all_levels:
         _check_last_level(experiment)
+    if e.measurements:
+        read_pictures(experiment.config, "measurements", image_shape(experiment.config))
     y = np.zeros((1, *image_shape(experiment.config)), np.float32)
     try:
         image_pairs.ssim(y, y)

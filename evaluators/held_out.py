@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from scorax import losses
-from scorax.datasets import get_dataset
-from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
+from scorax.datasets import get_dataset, get_source
+from scorax.evaluators.context import Numbers, TaskContext, is_held_out, mean_nfe
 from scorax.experiment import Experiment
 from scorax.likelihood import dequantize, get_configured_likelihood_fn, pool
 from scorax.sde_lib import ScoreFn
@@ -55,7 +55,8 @@ def evaluate_bpd(context: TaskContext) -> Numbers:
     probes. The standard error in the report is the error of the mean over the images.
     """
     config, source, n = context.config, context.source, context.num_examples
-    likelihood_fn = get_configured_likelihood_fn(config, context.experiment.sde)
+    levels = source.levels
+    likelihood_fn = get_configured_likelihood_fn(config, context.experiment.sde, levels)
 
     def evaluate(score_fn: ScoreFn, x: jax.Array, rng: jax.Array) -> tuple:
         found = likelihood_fn(rng, score_fn, x)
@@ -65,7 +66,8 @@ def evaluate_bpd(context: TaskContext) -> Numbers:
 
     def one(repeat: int, i: int) -> Arrays:
         noise_rng, probe_rng = jax.random.split(jax.random.fold_in(context.rng(i), repeat))
-        x = dequantize(noise_rng, context.read(source, context.positions(i, len(source))))
+        x = context.read(source, context.positions(i, len(source)))
+        x = dequantize(noise_rng, x, levels)
         bpd, stderr, nfe = compiled(np.asarray(context.scaler(x)), probe_rng)
         return {"bpd": bpd, "stderr": stderr, "nfe": np.array([nfe])}
 
@@ -82,7 +84,9 @@ def evaluate_bpd(context: TaskContext) -> Numbers:
 def _report(context: TaskContext, name: str, values: np.ndarray) -> Numbers:
     """Reports the mean of (N,) or (R, N) numbers, one for each image and draw of noise."""
     mean, stderr, n = pool(values)
-    report = {"split": context.config.eval.split, "num_examples": n, name: mean}
+    split = context.config.eval.split
+    report = {"split": split, "held_out": is_held_out(context.config, split)}
+    report |= {"num_examples": n, name: mean}
     return report | {"stderr": stderr if n > 1 else None}
 
 
@@ -91,6 +95,13 @@ def check_bpd(experiment: Experiment) -> None:
     if experiment.config.eval.bpd_repeats < 1:
         raise ValueError(
             f"eval.bpd_repeats={experiment.config.eval.bpd_repeats} must be at least 1"
+        )
+    source = get_source(experiment.config, experiment.config.eval.split)
+    if not source.levels:
+        raise ValueError(
+            "the task bpd needs pixels with levels, but the pixels of "
+            f"data.dataset={experiment.config.data.dataset!r} are real numbers; leave it out of "
+            "eval.tasks"
         )
     likelihood_fn = get_configured_likelihood_fn(experiment.config, experiment.sde)
     x = np.zeros((1, *image_shape(experiment.config)), np.float32)

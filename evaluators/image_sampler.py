@@ -56,12 +56,12 @@ class ImageSampler:
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
         sampler = (get_sampler or unconditional)(observer)
         shape = (self._batch_size, *image_shape(config))
-        classes = 0 if get_sampler else config.model.num_classes
+        # Classes that the training data do not have mean nothing.
+        known = len(config.data.classes) or config.model.num_classes
+        self._classes = 0 if get_sampler else min(known, config.model.num_classes)
 
         def sample(rng: jax.Array, params: Any, model_state: Any, *given: jax.Array) -> tuple:
-            labels = None
-            if classes:
-                labels = jax.random.randint(jax.random.fold_in(rng, 1), shape[:1], 0, classes)
+            labels = self._draw_labels(rng) if self._classes else None
 
             def score_fn(x: jax.Array, t: jax.Array, labels: Any = labels) -> jax.Array:
                 x = parallel.shard_batch(x)
@@ -72,6 +72,13 @@ class ImageSampler:
         self._sample = jax.jit(sample)
         self._compiled = None
         self.nfe, self.compile_seconds, self.seconds = 0, 0.0, 0.0
+
+    def _draw_labels(self, rng: jax.Array) -> jax.Array:
+        return jax.random.randint(jax.random.fold_in(rng, 1), (self._batch_size,), 0, self._classes)
+
+    def draw_labels(self, rng: jax.Array) -> np.ndarray:
+        """The random classes of the batch that is drawn with this key, (N,), or none, (0,)."""
+        return np.asarray(self._draw_labels(rng)) if self._classes else np.zeros(0, np.int32)
 
     def _observe(self, done: int, total: int, x: jax.Array) -> None:
         """Is called at some of the steps, and at every step whose x is not finite."""

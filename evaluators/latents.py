@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from scorax.datasets import get_source
 from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
 from scorax.experiment import Experiment
 from scorax.metrics import image_pairs
@@ -17,6 +18,17 @@ def get_codec(experiment: Experiment) -> tuple[Callable, Callable]:
     """The encoder and the decoder of the config's probability-flow ODE."""
     rows = probability_flow.get_encoder, probability_flow.get_decoder
     return tuple(row(experiment.sde, **configured(row, experiment.config)) for row in rows)
+
+
+def check_interpolate(experiment: Experiment) -> None:
+    """Builds the codec, and checks that there are two images."""
+    get_codec(experiment)
+    split = experiment.config.eval.split
+    if len(get_source(experiment.config, split)) < 2:
+        raise ValueError(
+            f"the task interpolate needs two images, but the {split} split has one; add another, or "
+            "leave the task out"
+        )
 
 
 def evaluate_encode(context: TaskContext) -> Numbers:
@@ -35,14 +47,14 @@ def evaluate_encode(context: TaskContext) -> Numbers:
         y, back = decode(z)
         y = np.clip(context.to_unit(y), 0, 1)
         arrays = {"images": x, "latents": z, "reconstructions": images.to_uint8(y)}
-        arrays["psnr"] = image_pairs.psnr(y, x.astype(np.float32) / 255)
+        arrays["psnr"] = image_pairs.psnr(y, images.to_float(x))
         return arrays | {"nfe_encode": np.array([there]), "nfe_decode": np.array([back])}
 
     arrays = context.show_rounds("encode", n, one)
     psnr, nfe_encode, nfe_decode = (arrays.pop(k) for k in ("psnr", "nfe_encode", "nfe_decode"))
     context.save_npz("encode.npz", **arrays)
     shown = min(n, 16)
-    pair = arrays["images"][:shown], arrays["reconstructions"][:shown]
+    pair = [images.to_float(arrays[name][:shown]) for name in ("images", "reconstructions")]
     context.save_grid("encode.png", np.concatenate(pair), columns=shown)
     return {
         "split": context.config.eval.split,

@@ -11,6 +11,7 @@ unknown part would often not fit (Chung et al. 2022, arXiv 2206.00941, add a gra
 """
 
 import abc
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,11 +28,14 @@ from scorax.controllable_generation import (
     get_resampling_corrector,
     inpainting_projection,
 )
+from scorax.data_sources.pixels import MODES
 from scorax.evaluators.context import Numbers
+from scorax.evaluators.originals import read_pictures
 from scorax.experiment import Experiment
 from scorax.sde_lib import Projection, Sampler, ScoreFn
 from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
+from scorax.utils.images import to_float
 from scorax.utils.options import check_parameters, configured
 from scorax.utils.progress import Observer
 from scorax.utils.shapes import image_shape
@@ -51,7 +55,6 @@ class Problem(abc.ABC):
       likelihood: a row of `posterior.LIKELIHOODS`; "": the score does not depend on y.
       shape: (H, W, C).
       settings: settings for the report.
-      arrays: arrays to save besides measurements and samples.
     """
 
     name: str
@@ -75,11 +78,18 @@ class Problem(abc.ABC):
             check_parameters(LIKELIHOODS[likelihood], ("sde", "operator", "y", "std"))
             options = configured(LIKELIHOODS[likelihood], self.config)
         self.settings: Numbers = {"likelihood": likelihood or "none", **options}
-        self.arrays: dict[str, np.ndarray] = {}
 
     @abc.abstractmethod
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
         """Measures images x in [0, 1]: (N, H, W, C) -> y: (N, *Y)."""
+
+    @abc.abstractmethod
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        """Reads the measurements in `eval.measurements`: y: (N, *Y), and the names of their files.
+
+        Raises:
+          ValueError: naming a file that is no such measurement.
+        """
 
     @abc.abstractmethod
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -94,12 +104,21 @@ class Problem(abc.ABC):
         return None
 
     def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
-        """The score given y: (B, *Y), a measurement made with the operator."""
+        """The score given measurements y: (B, *Y)."""
+        return self._condition(self.operator, y, score_fn)
+
+    def _condition(self, operator: operators.Operator, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
+        """The score given y: (B, *Y), measured with an operator on images in [0, 1]."""
         if not self.likelihood:
             return score_fn
         likelihood = LIKELIHOODS[self.likelihood]
         options = configured(likelihood, self.config, self.to_model(1.0) - self.to_model(0.0))
-        return likelihood(self.sde, self._of_model_range, y, self.std, **options)(score_fn)
+        of_model_range = lambda x: operator(self.to_unit(x))  # noqa: E731
+        return likelihood(self.sde, of_model_range, y, self.std, **options)(score_fn)
+
+    def arrays(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays to save of measurements y: (N, *Y)."""
+        return {"measurements": y}
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
         """Shows the measurement as images: (N, *Y) -> (N, H, W, C)."""
@@ -133,36 +152,84 @@ class Problem(abc.ABC):
             resampling = {"corrector": corrector, "n_steps": e.resampling_steps}
         return sampling.get_sampling_fn(self.config, self.sde, observer, projection, **resampling)
 
-    def _of_model_range(self, x: jax.Array) -> jax.Array:
-        return self.operator(self.to_unit(x))
-
 
 class Inpainting(Problem):
-    """The pixels in the mask `eval.mask` are known. In the measurement the others are gray."""
+    """The pixels in a mask are known, those of `eval.mask` or of the measured picture.
+
+    Measurements y: (N, H, W, C + 1) are images in which the unknown pixels are gray, and the mask
+    as the last channel, 1 where a pixel is known.
+    """
 
     name, misfit = "inpaint", "known_deviation"
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment, _exact_likelihood(experiment.config))
-        e, seed = self.config.eval, self.config.seed
-        self.mask = masks.get_mask(e.mask, self.shape[:2], e.mask_amount, seed)
-        self.operator = operators.get_masking(self.mask)
-        self.settings |= {"mask": e.mask, "hidden_fraction": float(1 - self.mask.mean())}
-        self.arrays = {"mask": self.mask}
+        e = self.config.eval
+        self.mask = None if _is_folder(e.mask) else self._get_mask(e.mask)
+        if self.mask is None and not e.measurements:
+            raise ValueError(
+                f"eval.mask={e.mask!r} is a folder of masks, which belong to the pictures of "
+                "eval.measurements; name these, or a single mask"
+            )
+        self.settings |= {"mask": e.mask}
+        if not e.measurements:
+            self.settings["hidden_fraction"] = float(1 - self.mask.mean())
 
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.where(self.mask[None] == 1, x, HIDDEN)
+        mask = jnp.ones((*x.shape[:-1], 1), x.dtype) if self.mask is None else self.mask[None]
+        return self._joined(x, jnp.broadcast_to(mask, (*x.shape[:-1], 1)))
+
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        channels = self.shape[-1] + (self.shape[-1] in (1, 3))
+        source = read_pictures(self.config, "measurements", (*self.shape[:2], channels))
+        x = to_float(np.stack([source[i]["image"] for i in range(len(source))]))
+        names = source.names()
+        own = [self._own_mask(image, name) for image, name in zip(x, names, strict=True)]
+        pixels, mask = x[..., : self.shape[-1]], np.stack(own)
+        self.settings["hidden_fraction"] = float(1 - mask.mean())
+        return np.asarray(self._joined(pixels, mask)), names
+
+    def _own_mask(self, image: np.ndarray, name: str) -> np.ndarray:
+        """The mask (H, W, 1) of a picture: its transparent part, or a file of the same name."""
+        if image.shape[-1] > self.shape[-1] and image[..., -1].min() < 1:
+            return masks.from_alpha(image[..., -1], f"eval.measurements: {name}")
+        if self.mask is not None:
+            return self.mask
+        stem, folder = os.path.splitext(os.path.basename(name))[0], self.config.eval.mask
+        found = [f for f in sorted(os.listdir(folder)) if os.path.splitext(f)[0] == stem]
+        if not found:
+            raise ValueError(
+                f"eval.mask={folder!r} holds no mask for {name}; give it the name {stem}.png, or "
+                "erase the hole in the picture"
+            )
+        return self._get_mask(os.path.join(folder, found[0]))
+
+    def _get_mask(self, name: str) -> np.ndarray:
+        return masks.get_mask(name, self.shape[:2], self.config.eval.mask_amount, self.config.seed)
+
+    def _joined(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.where(mask == 1, x, HIDDEN), mask], -1)
 
     def projection(self, y: jax.Array) -> Projection:
-        return inpainting_projection(self.sde, self.to_model(y), jnp.asarray(self.mask))
+        return inpainting_projection(self.sde, self.to_model(y[..., :-1]), y[..., -1:])
 
     def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
-        return super().condition(self.operator(y), score_fn)
+        pixels, mask = y[..., :-1], y[..., -1:]
+        return self._condition(lambda x: mask * x, mask * pixels, score_fn)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The largest difference at a known pixel, with y mapped to the model's range and back."""
-        difference = self.mask * (x - self.to_unit(self.to_model(y)))
+        difference = y[..., -1:] * (x - self.to_unit(self.to_model(y[..., :-1])))
         return np.abs(difference).max((1, 2, 3))
+
+    def arrays(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        """The images, and the mask (H, W, 1), or masks (N, H, W, 1) of the pictures."""
+        if not self.config.eval.measurements:
+            return {"measurements": y[..., :-1], "mask": self.mask}
+        return {"measurements": y[..., :-1], "masks": y[..., -1:]}
+
+    def to_image(self, y: np.ndarray) -> np.ndarray:
+        return y[..., :-1]
 
 
 class Colorization(Problem):
@@ -182,6 +249,9 @@ class Colorization(Problem):
 
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
         return self.operator(x)
+
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        return _read_all(self.config, (*self.shape[:2], 1))
 
     def projection(self, y: jax.Array) -> Projection:
         return colorization_projection(self.sde, self.to_model(y), self.basis)
@@ -212,6 +282,16 @@ class Restoration(Problem):
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
         return operators.measure(rng, self.operator, x, self.std)
 
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        x = jax.ShapeDtypeStruct((1, *self.shape), np.float32)
+        shape = jax.eval_shape(self.operator, x).shape[1:]
+        if len(shape) != 3 or shape[2] not in MODES:
+            raise ValueError(
+                f"eval.measurements: the operator {self.config.eval.operator!r} measures arrays of "
+                f"shape {shape}, which are no pictures; choose another eval.operator"
+            )
+        return _read_all(self.config, shape)
+
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Root mean square of A(x) - y; for the true image it is about `std`."""
         residual = np.asarray(self.operator(jnp.asarray(x))) - y
@@ -234,6 +314,19 @@ class Restoration(Problem):
             return y
         _, pull = jax.vjp(self.operator, jnp.full((len(y), *self.shape), HIDDEN))
         return np.nan_to_num(pull(jnp.asarray(y))[0], posinf=0.0, neginf=0.0)
+
+
+def _read_all(
+    config: ml_collections.ConfigDict, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, list[str]]:
+    """The pictures in `eval.measurements` in [0, 1], (N, *shape), and the names of their files."""
+    source = read_pictures(config, "measurements", shape)
+    x = np.stack([source[i]["image"] for i in range(len(source))])
+    return to_float(x), source.names()
+
+
+def _is_folder(mask: str) -> bool:
+    return mask not in masks.MASKS and os.path.isdir(mask)
 
 
 def _exact_likelihood(config: ml_collections.ConfigDict) -> str:

@@ -43,11 +43,11 @@ def evaluate_fd(context: TaskContext) -> Numbers:
     report = {
         "features": extractor.name,
         "num_samples": n,
-        "num_reference": int(reference.num),
-        "reference": reference.provenance["dataset"] + " " + reference.provenance["split"],
+        "num_reference": int(reference.num) or None,  # unknown for published statistics
+        "reference": " ".join(reference.provenance[key] for key in ("dataset", "split")).strip(),
     }
     report |= _measure(context.config, found, reference, extractor.distance_name)
-    fewest = min(n, report["num_reference"])
+    fewest = min(n, report["num_reference"] or n)
     if fewest <= len(reference.mean):
         report["warning"] = (
             f"{fewest} images for {len(reference.mean)} features: their covariance is singular, "
@@ -74,12 +74,17 @@ def _measure(
 
 
 def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -> Statistics:
-    """The statistics in `eval.stats`, or of the training images, saved for other checkpoints."""
+    """The reference statistics of the config.
+
+    They are in the file `eval.stats`, or else of the images in the folder `eval.stats` or of the
+    training images; these are saved for other checkpoints.
+    """
     config = context.config
-    if config.eval.stats:
+    if config.eval.stats and os.path.isfile(config.eval.stats) and not _is_zip(config.eval.stats):
         return features.get_reference_statistics(config, extractor)
+    config = _get_reference_config(config)
     path = os.path.join(os.path.dirname(context.folder), f"statistics_{extractor.name}.npz")
-    expected = features.get_data_description(config) | {"split": "train"}
+    expected = features.get_data_description(config, "train")
     expected |= {key: extractor.provenance[key] for key in ("features", "sha256")}
     statistics = None
     if os.path.exists(path):
@@ -104,6 +109,27 @@ def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -
     return statistics
 
 
+def _is_zip(path: str) -> bool:
+    return path.lower().endswith(".zip")
+
+
+def _get_reference_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A config whose training images are the reference."""
+    if not config.eval.stats:
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.dataset, config.data.dir = "image_folder", config.eval.stats
+    return config
+
+
+def get_fd_inputs(experiment: Experiment) -> Numbers:
+    """What the numbers depend on besides the config: the training images of judge and reference."""
+    e = experiment.config.eval
+    if e.stats and e.features != "classifier":
+        return {}
+    return {"content of data": get_source(experiment.config, "train").content()}
+
+
 def check_fd(experiment: Experiment) -> None:
     """Checks for missing files, but not for the judge, because it may have to be trained first."""
     e = experiment.config.eval
@@ -112,14 +138,15 @@ def check_fd(experiment: Experiment) -> None:
         configured(metric, experiment.config)
     if e.num_samples < 2:
         raise ValueError(f"eval.num_samples={e.num_samples}: the task fd needs 2 or more")
-    if e.stats and not os.path.isfile(e.stats):
+    if e.stats and not os.path.exists(e.stats):
         raise ValueError(
-            f"eval.stats={e.stats!r} is no file; make it with python -m tools.compute_stats, or "
-            "leave it empty for the statistics of the training images"
+            f"eval.stats={e.stats!r} is no file; make it with python -m tools.compute_stats, name "
+            "a folder of images, or leave it empty for the statistics of the training images"
         )
-    if not e.stats:
-        get_source(experiment.config, "train")
+    in_file = os.path.isfile(e.stats) and not _is_zip(e.stats)
+    if not in_file:
+        get_source(_get_reference_config(experiment.config), "train")
     if e.features != "classifier":
         extractor = features.get_feature_extractor(experiment.config)
-        if e.stats:
+        if in_file:
             features.get_reference_statistics(experiment.config, extractor)

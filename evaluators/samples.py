@@ -8,6 +8,7 @@ import numpy as np
 
 from scorax.evaluators.context import Numbers, TaskContext, mean_nfe, without_counts
 from scorax.evaluators.image_sampler import ImageSampler
+from scorax.evaluators.task import differences
 from scorax.utils import images, parallel
 from scorax.utils.rounds import Arrays
 
@@ -18,12 +19,15 @@ def evaluate_samples(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of the first batch.
 
     The archive holds "samples": uint8 (N, H, W, C), "nfe": (rounds,), and "settings": the settings
-    of the samples, as JSON. Samples that an earlier evaluation has drawn with the same settings are
-    not drawn again, and do not count in the seconds of the report.
+    of the samples, as JSON; of a class-conditional network also "labels": int32 (N,), which were
+    drawn at random, and the names of all "classes". With `eval.save_images`, each sample is also
+    written to samples/NUMBER.png, or samples/NUMBER_CLASS.png. Samples that an earlier evaluation
+    has drawn with the same settings are not drawn again, and do not count in the seconds of the
+    report.
     """
     config, sampler = context.config, ImageSampler(context.experiment)
     n, size = config.eval.num_samples, context.batch_size
-    same = without_counts(read_settings(context.folder)) == without_counts(context.settings)
+    same = not differences(read_settings(context.folder), without_counts(context.settings))
     kept = read_archive(context.folder) if same else {}
 
     def draw(i: int) -> Arrays:
@@ -40,8 +44,13 @@ def evaluate_samples(context: TaskContext) -> Numbers:
 
     drawn = context.run_rounds("samples", n, draw)
     arrays = {name: drawn[name] for name in ("samples", "nfe")}
+    labels = np.concatenate([sampler.draw_labels(context.rng(i)) for i in range(-(-n // size))])[:n]
+    if len(labels):
+        arrays |= {"labels": labels, "classes": np.array(context.class_names)}
     context.save_npz(ARCHIVE, **arrays, settings=np.array(json.dumps(context.settings)))
     context.save_grid("samples.png", drawn["samples"][:64])
+    if config.eval.save_images:
+        context.save_each("samples", drawn["samples"], context.sample_names(n, labels))
     seconds = {name: round(float(drawn[name].sum()), 2) for name in _seconds(0, 0)}
     nfe = mean_nfe(drawn["nfe"])
     return {"num_samples": n, "nfe": nfe} | seconds | {"sampling": config.sampling.to_dict()}

@@ -24,7 +24,7 @@ class Features(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Statistics of a reference set of `num` images.
+    """Statistics of a reference set of `num` images; 0 if their number is unknown.
 
     `mean` (D,) and `cov` (D, D) cover all images. `features` (n, D) and `logits` (n, K) cover n of
     the images, or are None. `provenance` records the data and the network.

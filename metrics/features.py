@@ -8,9 +8,11 @@
   of the config and kept in a file. Fréchet distances between its features are called FD, never FID,
   and can be compared only if they were computed with the same file.
 
-Images are uint8 (N, H, W, C). The reference statistics of a data set cover all images of a split,
-without flips. The file that holds them records the data and the network they were computed from,
-and is refused for any other data or network.
+Images are uint8 (N, H, W, C); images with more than 8 bits are rounded to them, as samples are. The
+reference statistics of a data set cover all images of a split, without flips. The file that holds
+them records the content of the data and the network they were computed from, and is refused for any
+other data or network. Statistics files of pytorch-fid and EDM record neither, and are taken as they
+are.
 """
 
 import dataclasses
@@ -31,12 +33,15 @@ import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from scorax.data_sources.source import Source
 from scorax.datasets import get_source
 from scorax.metrics import inception, judge
 from scorax.metrics.feature_sets import Features, Moments, Statistics
 from scorax.utils import parallel
 from scorax.utils.arrays import lookup
+from scorax.utils.images import to_float, to_uint8
 from scorax.utils.logging import versions, write_atomically
+from scorax.utils.shapes import image_shape
 from scorax.weights import formats, torch_files
 
 log = logging.getLogger(__name__)
@@ -49,7 +54,7 @@ INCEPTION_URL = (
     f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 )
 STEPS, SEED = 1500, 0  # of the judge's training
-NAMELESS = ("image_folder", "array_record", "npz", "hdf5", "tfrecord")  # identified by folder
+NAMELESS = ("image_folder", "array_record", "npz", "hdf5", "tfrecord")  # named after their folder
 CHUNK = 512  # images of a data set in memory at a time while statistics are computed
 
 
@@ -129,15 +134,18 @@ def _get_inception(config: ml_collections.ConfigDict) -> FeatureExtractor:
 def _get_judge(config: ml_collections.ConfigDict) -> FeatureExtractor:
     """Returns the judge in `config.eval.features_path`; trains it first if the file is missing."""
     source = get_source(config, "train")
-    data = get_data_description(config)
-    name = "-".join(filter(None, (data["dataset"], data["folder"], data["category"])))
-    size = f"{data['image_size']}x{data['num_channels']}"
-    path = config.eval.features_path or f"data/classifiers/{name}-{size}.safetensors"
-    trained_on = data | {"split": "train", "num_images": len(source)}
+    trained_on = get_data_description(config, "train", source)
+    dir = os.path.splitext(os.path.basename(os.path.normpath(config.data.dir)))[0]
+    parts = trained_on["dataset"], dir if trained_on["dataset"] in NAMELESS else ""
+    name = "-".join(filter(None, (*parts, config.data.category)))
+    size = "x".join(map(str, image_shape(config)))
+    file = f"{name}-{size}-{trained_on['crc32']:08x}.safetensors"
+    path = config.eval.features_path or f"data/classifiers/{file}"
 
     def load() -> tuple[np.ndarray, np.ndarray]:
         examples = [source[i] for i in range(len(source))]
-        return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
+        pixels = np.stack([to_uint8(to_float(e["image"])) for e in examples])
+        return pixels, np.array([e["label"] for e in examples])
 
     shape = source[0]["image"].shape
     model, variables = trained_judge(path, trained_on, shape, load, STEPS, SEED)
@@ -176,6 +184,11 @@ def inception_extractor(path: str, batch_size: int) -> FeatureExtractor:
     model, name = inception.InceptionV3(), "inception-v3"
 
     def apply(variables: Variables, images: jax.Array) -> Features:
+        if images.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"Inception-v3 takes images of 1 or 3 channels, not {images.shape[-1]}; choose "
+                "--config.eval.features=classifier"
+            )
         shape = (*images.shape[:-1], 3)
         found = model.apply(variables, jnp.broadcast_to(images, shape))
         return Features(found["2048"], found["logits_unbiased"])
@@ -268,15 +281,18 @@ def sha256_of(variables: Variables) -> str:
     return digest.hexdigest()
 
 
-def get_data_description(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns what two configs must have in common to share statistics and a judge."""
-    data, name = config.data, config.data.dataset.lower()
+def get_data_description(
+    config: ml_collections.ConfigDict, split: str = "train", source: Source | None = None
+) -> dict[str, Any]:
+    """Returns what two splits must have in common to share statistics and a judge."""
+    source = get_source(config, split) if source is None else source
+    size = config.data.image_size
     return {
-        "dataset": name,
-        "folder": os.path.basename(os.path.normpath(data.dir)) if name in NAMELESS else "",
-        "category": data.category,
-        "image_size": data.image_size,
-        "num_channels": data.num_channels,
+        "dataset": config.data.dataset.lower(),
+        "split": split,
+        "image_size": size if isinstance(size, int) else list(size),
+        "num_channels": config.data.num_channels,
+        **source.content(),
     }
 
 
@@ -292,8 +308,23 @@ def get_reference_statistics(
     """
     if not config.eval.stats:
         return get_statistics(config, extractor)
+    path = config.eval.stats
     made_by = {key: extractor.provenance[key] for key in ("features", "sha256")}
-    return load_statistics(config.eval.stats, get_data_description(config) | made_by)
+    statistics = load_statistics(path, {})
+    if "sha256" not in statistics.provenance:
+        if extractor.name != "inception-v3":
+            raise ValueError(
+                f"{path} holds statistics of the Inception-v3 features of FID; compare with them "
+                "by --config.eval.features=inception"
+            )
+        return statistics
+    split = statistics.provenance.get("split", "train")
+    try:
+        data = get_data_description(config, split)
+    except ValueError as e:
+        log.warning("%s cannot be compared with the data of this config: %s", path, e)
+        data = {}
+    return load_statistics(path, data | made_by)
 
 
 def get_statistics(
@@ -326,12 +357,12 @@ def get_statistics(
         for start in progress(starts, len(starts)):
             rows = range(start, min(start + CHUNK, len(source)))
             examples = pool.map(source.__getitem__, rows)
-            found = extractor(np.stack([e["image"] for e in examples]))
+            found = extractor(np.stack([to_uint8(to_float(e["image"])) for e in examples]))
             moments.add(found.features)
             mine = kept[(kept >= rows.start) & (kept < rows.stop)] - start
             parts.append(jax.tree.map(lambda x, mine=mine: x[mine], found))
     found = _join(parts) if keep else Features(None)
-    provenance = get_data_description(config) | {"split": split, "num_images": len(source)}
+    provenance = get_data_description(config, split, source)
     provenance |= extractor.provenance | {"versions": versions()}
     return Statistics(*moments.statistics(), len(source), *found, provenance)
 
@@ -344,7 +375,7 @@ def save_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
 
 
 def load_statistics(path: str | os.PathLike, expected: Mapping[str, Any]) -> Statistics:
-    """Reads statistics from a file that `save_statistics` wrote.
+    """Reads statistics from a file that `save_statistics` wrote, or pytorch-fid or EDM.
 
     Args:
       path: the file.
@@ -357,6 +388,9 @@ def load_statistics(path: str | os.PathLike, expected: Mapping[str, Any]) -> Sta
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        if {"mu", "sigma"} <= arrays.keys():
+            name = os.path.basename(path)
+            return Statistics(arrays["mu"], arrays["sigma"], 0, None, None, _published(name))
         provenance = json.loads(str(arrays.pop("provenance")))
         statistics = Statistics(**arrays, provenance=provenance)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
@@ -364,6 +398,11 @@ def load_statistics(path: str | os.PathLike, expected: Mapping[str, Any]) -> Sta
     if changes := _differences(provenance, expected):
         raise ValueError(f"{path} holds statistics of something else ({changes}); {remedy}")
     return statistics._replace(num=int(statistics.num))
+
+
+def _published(name: str) -> dict[str, str]:
+    """The provenance of statistics that record none: only the name of the file."""
+    return {"dataset": name, "split": ""}
 
 
 def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

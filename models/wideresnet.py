@@ -152,6 +152,13 @@ class WideResnet(nn.Module):
 
     def _normalise(self, x: jax.Array) -> jax.Array:
         """Normalises the colour channels, if so configured, and then each image."""
+        counts = {len(values) for values in (self.color_mean, self.color_std)}
+        if counts not in ({0}, {x.shape[-1]}):
+            raise ValueError(
+                f"model.color_mean={tuple(self.color_mean)} and color_std={tuple(self.color_std)} "
+                f"need a number for each of the {x.shape[-1]} channels of the images, or must both "
+                "be empty"
+            )
         if self.color_mean:
             x = (x + 1) / 2 if self.centered else x
             mean, std = (

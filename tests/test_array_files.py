@@ -91,8 +91,11 @@ def test_images_cannot_be_written_to(tmp_path):
 
 X = np.zeros((2, 4, 4, 3), np.uint8)
 DAMAGES = {
-    "float": ({"images": X / 255}, "images float64 .2, 4, 4, 3. and.*give uint8 .N, H, W, C."),
-    "channels": ({"images": X.transpose(0, 3, 1, 2)}, "channels first; transpose them to .N, H,"),
+    "complex": ({"images": X * 1j}, "images complex128 .2, 4, 4, 3. and.*give uint8 .N, H, W, C."),
+    "wide": (
+        {"images": X.astype(np.int16)},
+        "of type int16: the range .* is unknown; set --config",
+    ),
     "one image": ({"images": X[0, 0]}, "do not fit; give uint8"),
     "scalar": ({"images": np.uint8(3)}, "do not fit; give uint8"),
     "five axes": ({"images": X[None]}, "do not fit; give uint8"),

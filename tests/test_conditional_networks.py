@@ -127,30 +127,28 @@ def test_labels_that_are_no_classes_are_refused(labels, wrong):
         experiment().score_fn({}, {}, np.asarray(labels))
 
 
-def batch_of(labels):
-    return {"image": np.zeros((len(labels), 8, 8, 3)), "label": np.asarray(labels, np.int32)}
-
-
 @pytest.mark.parametrize(
     "labels, message",
     [
-        ([0, 5, 1], "mnist.*label 5 does not lie in 0 ... 4.*model.num_classes=5"),
+        ([0, 5, 1], "mnist.*label 5 does not lie in 0 ... 4.*model.num_classes=5 asks .1 of 3"),
         ([0, -1, 1], "label -1 does not lie in 0"),
         ([0] * 9, "mnist.*label 0 for all of 9 examples.*model.num_classes=0"),
     ],
 )
 def test_data_without_the_classes_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
-        experiment().check_batch(batch_of(labels))
+        experiment().check_labels(np.array(labels))
 
 
 def test_data_with_the_classes_are_taken_and_labels_without_classes_are_not_looked_at():
-    experiment().check_batch(batch_of([0, 4, 2]))
-    experiment().check_batch(batch_of([0, 0, 0]))  # three of one class are no surprise
+    assert experiment().check_labels(np.array([0, 4, 2, 3, 1])) == ""
+    assert experiment().check_labels(np.array([4] + [0, 1, 2, 3] * 100)) == ""
+    few = experiment().check_labels(np.array([0] * 980 + [1] * 20))
+    assert "has the label 2, 3, 4" in few and "2 classes" in few
     config = tiny("ncsnpp", **FIELDS)
     config.training.batch_size = config.eval.batch_size = 8
     plain = build(config)
-    plain.check_batch(batch_of([7] * 9))
+    assert plain.check_labels(np.array([7] * 9)) == ""
     with pytest.raises(ValueError, match="told no classes .model.num_classes=0"):
         plain.score_fn({}, {}, LABELS)
 

@@ -353,7 +353,6 @@ FILES = {  # what is wrong -> channels of the network, PIL's mode, size, message
     "oblong": (1, "L", (9, 8), "x.png has 9x8 pixels, but .* 8x8"),
     "colour": (1, "RGB", (8, 8), "x.png has pixels of kind 'RGB', but .* grey"),
     "grey": (3, "L", (8, 8), "x.png is greyscale"),
-    "deep": (1, "I;16", (8, 8), "x.png has pixels of kind 'I;16'"),
 }
 
 

@@ -31,7 +31,7 @@ def test_array_source_adds_the_channel_axis_and_keeps_the_values():
 @pytest.mark.parametrize(
     "x, labels",
     [
-        (np.zeros((2, 4, 4, 1), np.float32), np.zeros(2)),
+        (np.zeros((2, 4, 4, 1), np.complex64), np.zeros(2)),
         (np.zeros((2, 4), np.uint8), np.zeros(2)),
         (np.zeros((2, 4, 4), np.uint8), np.zeros(3)),
         (np.zeros((0, 4, 4), np.uint8), np.zeros(0)),

@@ -270,15 +270,19 @@ def test_statistics_of_something_else(saved):
         features.get_reference_statistics(config, means_of("inception-v3"))
 
 
-def test_folders_tell_data_sets_without_a_name_apart(config):
-    def describe(dataset, dir):
+def test_content_tells_data_sets_apart(config, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (2, 5, 8, 8, 1), dtype=np.uint8)
+    for path, images in (("a/set.npz", x), ("b/set.npz", x), ("c/set.npz", y)):
+        (tmp_path / path).parent.mkdir()
+        np.savez(tmp_path / path, images=images)
+
+    def describe(dir):
         changed = config.copy_and_resolve_references()
-        changed.data.update({"dataset": dataset, "dir": dir})
+        changed.data.update({"dataset": "npz", "dir": str(tmp_path / dir)})
         return features.get_data_description(changed)
 
-    assert describe("image_folder", "/a/cats/") == describe("image_folder", "cats")
-    assert describe("image_folder", "/a/cats") != describe("image_folder", "/a/dogs")
-    assert describe("CIFAR10", "/a") == describe("cifar10", "/b")
+    assert describe("a/set.npz") == describe("b/set.npz") != describe("c/set.npz")
 
 
 def test_files_without_statistics(tmp_path, saved):

@@ -161,13 +161,6 @@ def test_no_image_at_all(tmp_path):
         images.load(root, "train", 12, 3)
 
 
-def test_sixteen_bits_are_refused(tmp_path):
-    image = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
-    root = write_images(tmp_path, {"train/a/deep.png": image})
-    with pytest.raises(ValueError, match="deep.png has pixels of kind 'I;16'; convert it"):
-        images.load(root, "train", 8, 3)
-
-
 def test_a_file_that_breaks_later_is_named(tmp_path):
     source = images.load(write_images(tmp_path, {"train/a/0.png": noise_picture()}), "train", 8, 3)
     path = tmp_path / "train" / "a" / "0.png"
@@ -196,8 +189,8 @@ def test_folders_that_are_missing_or_empty(tmp_path, monkeypatch):
     write_images(tmp_path, {"test/cat/0.png": picture(), "test/1.png": picture()})
     with pytest.raises(ValueError, match="both images .1.png. and class folders .cat."):
         images.load(str(tmp_path), "test", 64, 3)
-    with pytest.raises(ValueError, match="data.num_channels=2 is not possible; set 1 or 3"):
-        images.load(str(tmp_path), "train", 64, 2)
+    with pytest.raises(ValueError, match="data.num_channels=5 is not possible .*set 1 or 3"):
+        images.load(str(tmp_path), "train", 64, 5)
     (tmp_path / "file").write_text("no zip")
     with pytest.raises(ValueError, match="file cannot be read as a zip .File is not a zip file."):
         images.load(str(tmp_path / "file"), "train", 64, 3)

@@ -222,9 +222,9 @@ def test_no_image_can_be_used(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--size", 0), "--size 0 is not possible; give 1"),
-        (("--size", -3), "--size -3 is not possible"),
-        (("--size", "big"), "argument --size: invalid int value"),
+        (("--size", 0), "'0' is no size; give a number"),
+        (("--size", -3), "'-3' is no size"),
+        (("--size", "big"), "argument --size: 'big' is no size"),
         ((), "the following arguments are required: --size; see --help"),
         (("--size", 8, "--workers", -1), "--workers -1 is not possible"),
         (("--size", 8, "--channels", 2), "--channels 2 is not possible; give 1 or 3"),

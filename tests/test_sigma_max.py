@@ -111,7 +111,7 @@ def test_too_few_images(images, most):
 @pytest.mark.parametrize("odd", [np.zeros((4, 5, 1), np.uint8), np.zeros((4, 4, 1), np.float32)])
 def test_an_image_unlike_the_others(odd):
     images = [{"image": np.zeros((4, 4, 1), np.uint8)} for _ in range(4)] + [{"image": odd}]
-    with pytest.raises(ValueError, match=f"image 4 is {odd.dtype}.*image 0 .*uint8 images of one"):
+    with pytest.raises(ValueError, match=f"image 4 is {odd.dtype}.*image 0 .*images of one"):
         distances.farthest_pair(images)
 
 
@@ -145,7 +145,7 @@ def test_of_a_folder(tmp_path):
     [
         ((), "give either --config CONFIG, or FOLDER and --size; see --help"),
         (("images",), "with FOLDER give --size, 1 or more pixels"),
-        (("images", "--size", "0"), "with FOLDER give --size, 1 or more pixels"),
+        (("images", "--size", "0"), "'0' is no size; give a number of pixels, or HEIGHTxWIDTH"),
         (("images", "--size", "8"), "the image folder 'images' does not exist"),
         (("--config", "configs/ve/mnist.py", "--data-dir", "nowhere"), "not in 'nowhere'"),
     ],

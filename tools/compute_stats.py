@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
-from scorax.data_sources.arrays import SPLITS
+from scorax.data_sources.source import SPLITS
 from scorax.utils import command_line
 
 

@@ -13,7 +13,7 @@ import ml_collections
 import tqdm
 
 from scorax import experiment, sampling
-from scorax.utils.shapes import size_text
+from scorax.utils.shapes import image_shape
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configs.md"
@@ -116,7 +116,7 @@ def row(name: str) -> str:
     cells = (
         f"[`{name}`](../configs/{name}.py)",
         f"{d.dataset} {d.category}".strip(),
-        f"{size_text(d.image_size)}x{d.num_channels}",
+        "x".join(map(str, image_shape(config))),
         SDES.get(t.sde, t.sde),
         levels,
         network,

@@ -20,7 +20,8 @@ from typing import Any
 import tqdm
 
 from scorax.data_sources import preparation
-from scorax.data_sources.arrays import SPLITS
+from scorax.data_sources.source import SPLITS
+from scorax.data_sources.values import BACKGROUNDS, Values
 from scorax.utils import command_line
 
 
@@ -28,8 +29,7 @@ def _progress(items: Iterable[Any], total: int, split: str) -> Iterable[Any]:
     return tqdm.tqdm(items, total=total, desc=split, unit=" images")
 
 
-def run(argv: list[str]) -> None:
-    """Prepares a data set, and prints what was done."""
+def _get_parser() -> command_line.Parser:
     parser = command_line.Parser(
         "python -m tools.prepare_dataset",
         description=__doc__,
@@ -39,19 +39,38 @@ def run(argv: list[str]) -> None:
     defaults = preparation.Settings._field_defaults
     parser.add_argument("source", help="a folder, a .zip or a .tfrecords file")
     parser.add_argument("dest", help="the folder to write; it must not exist")
-    parser.add_argument("--size", type=int, required=True, help="pixels, height and width")
+    parser.add_argument(
+        "--size",
+        type=command_line.size,
+        required=True,
+        help="pixels of a square, or HEIGHTxWIDTH as in 24x40",
+    )
     parser.add_argument(
         "--channels",
         type=int,
         default=defaults["channels"],
-        help="3 for colour (default) or 1 for grey",
+        help="3 for colour (default), 1 for grey; 4 and 2 keep the transparency",
+    )
+    parser.add_argument(
+        "--background",
+        choices=BACKGROUNDS,
+        default="white",
+        help="what transparent images are composed over; refuse: they are errors",
+    )
+    parser.add_argument(
+        "--value-range",
+        nargs=2,
+        type=float,
+        default=(),
+        metavar=("LOW", "HIGH"),
+        help="values of black and white of images that are no bytes (default: of their type)",
     )
     parser.add_argument(
         "--crop",
         choices=list(preparation.CROPS),
         default=defaults["crop"],
-        help="center: the central square (default); none: images must be square; celeba, lsun: as "
-        "in score_sde",
+        help="center: the largest middle part (default); none: images must have the shape; celeba, "
+        "lsun: as in score_sde",
     )
     parser.add_argument("--format", choices=list(preparation.FORMATS), default=defaults["format"])
     parser.add_argument(
@@ -64,14 +83,26 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--skip-corrupt", action="store_true", help="leave out images that cannot be used"
     )
-    arguments = vars(parser.parse_args(argv[1:]))
+    return parser
+
+
+def run(argv: list[str]) -> None:
+    """Prepares a data set, and prints what was done."""
+    arguments = vars(_get_parser().parse_args(argv[1:]))
     arguments["splits"] = tuple(arguments["splits"])
+    values = tuple(arguments.pop("value_range")), arguments.pop("background")
+    arguments["values"] = Values(*values)
     settings = preparation.Settings(
         **{key: arguments.pop(key) for key in preparation.Settings._fields}
     )
     info = preparation.prepare(**arguments, settings=settings, progress=_progress)
     counts = ", ".join(f"{number} {split}" for split, number in info["examples"].items())
     print(f"{arguments['dest']}: {counts} images, {info['skipped']} skipped")
+    if info["classes"] != [""]:
+        names = ", ".join(f"{i} {name}" for i, name in enumerate(info["classes"]))
+        print(f"{len(info['classes'])} classes: {names}".encode(errors="replace").decode())
+    if info["left_out"]:
+        print(f"not used: {info['left_out']}".encode(errors="replace").decode())
 
 
 def main() -> None:

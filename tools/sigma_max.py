@@ -37,9 +37,11 @@ def run(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("folder", nargs="?", help="a folder or .zip of images")
-    parser.add_argument("--size", type=int, help="size in pixels for the images in FOLDER")
     parser.add_argument(
-        "--channels", type=int, default=3, help="channels for the images in FOLDER: 3 or 1"
+        "--size", type=command_line.size, help="pixels for the images in FOLDER, or HEIGHTxWIDTH"
+    )
+    parser.add_argument(
+        "--channels", type=int, default=3, help="channels for the images in FOLDER: 1 to 4"
     )
     parser.add_argument("--config", help="the experiment, as in main.py")
     parser.add_argument("--data-dir", help="location of the data: data.dir of the config")
@@ -52,7 +54,7 @@ def run(argv: list[str]) -> None:
         raise ValueError("give either --config CONFIG, or FOLDER and --size; see --help")
     if arguments.config is not None:
         source, width = _configured(arguments.config, arguments.data_dir, fields)
-    elif fields or arguments.data_dir or (arguments.size or 0) < 1:
+    elif fields or arguments.data_dir or not arguments.size:
         raise ValueError("with FOLDER give --size, 1 or more pixels, and no options of a config")
     else:
         source = images.load(arguments.folder, "train", arguments.size, arguments.channels)

@@ -31,14 +31,13 @@ FORMAT = 1  # version of the layout described above
 # Keys of the section `model` that may change within a run; its other keys may not.
 _FREE_MODEL_KEYS = ("ema_rate", "ema_warmup", "dropout", "label_dropout", "dtype", "remat")
 _FIXED_KEYS = (
-    "data.dataset",
     "data.image_size",
     "data.num_channels",
     "data.centered",
     "training.sde",
     "training.continuous",
 )
-_FIXED_KEYS_OF_TRAINING = ("training.objective", "optim.optimizer")
+_FIXED_KEYS_OF_TRAINING = ("data.dataset", "training.objective", "optim.optimizer")
 
 _log = logging.getLogger(__name__)
 
@@ -230,11 +229,11 @@ class Checkpoints:
 def check_config(saved: dict, current: dict, training: bool = True) -> list[str]:
     """Compares the config of a checkpoint with the current config.
 
-    These must agree: the section `model` (except averaging, dropout, dtype and remat); the data
-    set, its shape and its range; the SDE; and, to continue training, the objective and the
-    optimizer. A key that only one of the configs has is listed as a difference but is not an error,
-    because keys come and go with versions of the code, and a different network is detected by its
-    arrays.
+    These must agree: the section `model` (except averaging, dropout, dtype and remat); shape and
+    range of the data; the SDE; and, to continue training, the data set, the names of its classes if
+    the network is told them, the objective and the optimizer. A key that only one of the configs
+    has is listed as a difference but is not an error, because keys come and go with versions of the
+    code, and a different network is detected by its arrays.
 
     Args:
       saved: config of the checkpoint, as `restore` returns it.
@@ -250,11 +249,15 @@ def check_config(saved: dict, current: dict, training: bool = True) -> list[str]
     old, new = _flatten(saved), _flatten(current)
     keys = [k for k in old | new if k not in old or k not in new or old[k] != new[k]]
     wrong = [k for k in keys if k in old and k in new and _must_agree(k, training)]
+    classes = [c.get("data.classes") for c in (old, new)]
+    if training and new.get("model.num_classes") and all(classes) and classes[0] != classes[1]:
+        wrong.append("data.classes")
     if wrong:
         fields = "; ".join(f"{k} is {new[k]!r}, the checkpoint has {old[k]!r}" for k in wrong)
         raise ValueError(
             f"the checkpoint belongs to another config: {fields}; "
             "use another --workdir, or the original values"
+            + ("; --config.training.init_from starts a new run from weights" if training else "")
         )
     return [f"{k}: {old.get(k, '(not there)')} -> {new.get(k, '(not there)')}" for k in keys]
 

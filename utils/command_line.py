@@ -24,6 +24,20 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see --help")
 
 
+def size(text: str) -> int | tuple[int, int]:
+    """Reads the side of a square, as in 64, or height and width, as in 24x40.
+
+    Raises:
+      argparse.ArgumentTypeError: for anything else.
+    """
+    sides = re.split("[x,]", text)
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; give a number of pixels, or HEIGHTxWIDTH as in 24x40"
+        )
+    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
 def run_tool(run: Callable[[list[str]], None]) -> None:
     """Runs a command; prints a ValueError without a traceback, and exits with status 2."""
     try:

@@ -1,11 +1,13 @@
 """Writes images to files: grids, animations, arrays.
 
-Images are (N, H, W, C) in [0, 1], C = 1 or 3, on the host or a device; values outside the range are
-clipped. Files are written atomically, so that no partial file ever appears under its name.
+Images are (N, H, W, C) in [0, 1], on the host or a device; values outside the range are clipped. Of
+images with more than three channels, pictures show the first three, and of two channels both in
+grey, side by side. Files are written atomically, so that no partial file appears under its name.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +22,18 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     """Maps [0, 1] to 0, ..., 255 for any shape: clips, rounds halves up, and turns NaN into 0."""
     x = np.nan_to_num(np.asarray(images, np.float32))
     return np.floor(255.0 * np.clip(x, 0.0, 1.0) + 0.5).astype(np.uint8)
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Maps bytes 0, ..., 255 to [0, 1], float32; images that are real numbers stay as they are."""
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
+
+
+def shown(images: np.ndarray) -> np.ndarray:
+    """What pictures show of images (..., H, W, C): (..., H, W', 1 or 3)."""
+    if images.shape[-1] == 2:
+        return np.concatenate([images[..., :1], images[..., 1:]], axis=-2)
+    return images if images.shape[-1] == 1 else images[..., :3]
 
 
 def make_grid(
@@ -38,9 +52,9 @@ def make_grid(
       uint8 (H', W', 3), or (H', W') if C = 1.
 
     Raises:
-      ValueError: for another shape or number of channels, or numbers that are not positive.
+      ValueError: for another shape, or numbers that are not positive.
     """
-    x = to_uint8(_check(images, "grid", 4))
+    x = to_uint8(shown(_check(images, "grid", 4)))
     n, height, width, channels = x.shape
     columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
     if columns < 1 or padding < 0 or (scale is not None and scale < 1):
@@ -69,6 +83,18 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int | None =
     write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
 
+def save_each(folder: str | os.PathLike, images: np.ndarray, names: Sequence[str]) -> None:
+    """Writes images (N, H, W, C) in [0, 1] as PNG files of the given names, without suffix.
+
+    Images with 2 or 4 channels keep the last one as their transparency.
+    """
+    for name, x in zip(names, to_uint8(images), strict=True):
+        x = x if x.shape[-1] <= 4 else x[..., :3]
+        picture = Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+        path = os.path.join(folder, f"{name}.png")
+        write_atomically(path, lambda file, picture=picture: picture.save(file, format="PNG"))
+
+
 def save_gif(
     path: str | os.PathLike,
     frames: np.ndarray,
@@ -86,7 +112,7 @@ def save_gif(
       columns: number of images in a row, as in `make_grid`.
 
     Raises:
-      ValueError: for another shape or number of channels.
+      ValueError: for another shape.
     """
     frames = _check(frames, "animation", 5)
     pictures = [Image.fromarray(make_grid(frame, columns)) for frame in frames]
@@ -110,10 +136,10 @@ def save_npz(path: str | os.PathLike, /, **arrays: np.ndarray) -> None:
 
 def _check(images: np.ndarray, what: str, ndim: int) -> np.ndarray:
     images = np.asarray(images)
-    if images.ndim != ndim or 0 in images.shape or images.shape[-1] not in (1, 3):
+    if images.ndim != ndim or 0 in images.shape:
         axes = "(N, H, W, C)" if ndim == 4 else "(F, N, H, W, C)"
         raise ValueError(
-            f"cannot draw an {what} of images of shape {images.shape}; "
-            f"give {axes}, without a 0 and with C = 1 or 3"
+            f"images of shape {images.shape} cannot be drawn as a picture ({what}); "
+            f"give {axes}, without a 0"
         )
     return images

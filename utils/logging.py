@@ -79,7 +79,7 @@ def _is_superseded(handler: logging.Handler) -> bool:
 def _handlers(workdir: str | os.PathLike) -> list[logging.Handler]:
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "stdout.txt")
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return [_ConsoleHandler(), file]
 

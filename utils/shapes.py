@@ -34,5 +34,6 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 
 
 def size_text(size: Size) -> str:
-    """Returns a size in words for messages and names: "24x40"."""
-    return "x".join(map(str, height_and_width(size)))
+    """Returns a size as the command line takes it: "32", or "24,40" for height and width."""
+    height, width = height_and_width(size)
+    return str(height) if height == width else f"{height},{width}"

@@ -22,7 +22,13 @@ from scorax.models.utils import get_model, get_variable_shapes
 from scorax.utils.checkpoints import check_config, fill
 from scorax.weights import formats, torch_files
 from scorax.weights.diffusers_names import check_unet_config, from_diffusers_state_dict
-from scorax.weights.state_dicts import from_flax_params, from_torch_state_dict, published_names
+from scorax.weights.state_dicts import (
+    from_flax_params,
+    from_torch_state_dict,
+    published_names,
+    torch_order,
+    unused_arrays,
+)
 
 Config = ml_collections.ConfigDict
 Tree = dict[str, Any]
@@ -55,6 +61,19 @@ class Weights:
     ema_rate: float | None = None
 
 
+def fitting_config(source: str, config: Config) -> Config:
+    """The config of the network whose weights a file holds, which may differ in one field.
+
+    The DDPM of score_sde_pytorch embeds the noise level whatever `model.conditional` says.
+    """
+    ignored = config.model.name.lower() == "ddpm" and not config.model.conditional
+    if not ignored or formats.detect(source) not in ("torch", "safetensors"):
+        return config
+    config = config.copy_and_resolve_references()
+    config.model.conditional = True
+    return config
+
+
 def read_weights(source: str, config: Config) -> Weights:
     """Reads a file or directory in any format, which is detected from the content.
 
@@ -83,14 +102,14 @@ def _read_torch(source: str, config: Config) -> Weights:
     _require(file["ema"], ("shadow_params", "decay"))
     params = from_torch_state_dict(file["model"], config)
     model = {name.removeprefix("module."): x for name, x in file["model"].items()}
-    names = published_names(config)
+    all_names = torch_order(config)
+    frequencies = {a.torch for path, a in published_names(config).items() if path[-1] == "W"}
     # The average is a list in the order of the parameters, without the fixed Fourier frequencies.
-    trained = [a.torch for path, a in names.items() if path[-1] != "W"]
+    trained = [name for name in all_names if name not in frequencies]
     shadow = file["ema"]["shadow_params"]
     if len(shadow) != len(trained):
         raise ValueError(f"it averages {len(shadow)} arrays, the network has {len(trained)}")
     ema = model | dict(zip(trained, shadow, strict=True))
-    all_names = [a.torch for a in names.values()]
     return Weights(
         from_torch_state_dict(ema, config),
         params,
@@ -119,6 +138,8 @@ def _torch_moments(
     if len(keys) != len(names):
         raise ValueError(f"its optimizer has {len(keys)} arrays, the network has {len(names)}")
     key_of = dict(zip(names, keys, strict=True))
+    # An array that is never used has no gradient, and no state.
+    trained = [name for name in trained if name not in unused_arrays(config)]
     missing = [name for name in trained if key_of[name] not in optimizer["state"]]
     if missing:
         raise ValueError(f"its optimizer has no state for {', '.join(missing)}")

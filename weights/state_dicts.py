@@ -77,6 +77,37 @@ def published_names(config: ml_collections.ConfigDict) -> dict[Path, PublishedAr
     }
 
 
+def unused_arrays(config: ml_collections.ConfigDict) -> dict[str, tuple[int, ...]]:
+    """Returns arrays that score_sde_pytorch creates and never uses: name -> shape in PyTorch.
+
+    Without an embedding of the noise level, the dense layers for it are still in every block.
+    """
+    network, (height, *_) = get_model(config), image_shape(config)
+    if getattr(network, "conditional", True) or not hasattr(network, "ch_mult"):
+        return {}
+    params, _ = get_variable_shapes(network, config)
+    found = {}
+    for layer in get_layers(network, height):
+        if layer.ours[-1] == "temb":
+            features = params[layer.ours[0]]["conv_0"]["kernel"].shape[-1]
+            found[f"{layer.torch}weight"] = (features, 4 * network.nf)
+            found[f"{layer.torch}bias"] = (features,)
+    return found
+
+
+def torch_order(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the names of all parameters in score_sde_pytorch, also unused ones, in its order."""
+    names, unused = published_names(config), unused_arrays(config)
+    by_layer = {a.torch for a in names.values()} | unused.keys()
+    network, (height, *_) = get_model(config), image_shape(config)
+    everything = (
+        layer.torch + leaf.torch
+        for layer in get_layers(network, height)
+        for leaf in layer.leaves.values()
+    )
+    return [name for name in everything if name in by_layer]
+
+
 def from_torch_state_dict(
     state_dict: Mapping[str, np.ndarray], config: ml_collections.ConfigDict
 ) -> dict:
@@ -93,7 +124,8 @@ def from_torch_state_dict(
       ValueError: if names are missing or left over, or shapes differ; the message lists them.
     """
     arrays = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    arrays.pop("sigmas", None)  # a buffer, computed from the config
+    for name in ("sigmas", *unused_arrays(config)):  # `sigmas` is a buffer, see the config
+        arrays.pop(name, None)
     names = published_names(config)
     return _collect("state dict", arrays, {p: (a.torch, a.from_torch) for p, a in names.items()})
 
@@ -121,6 +153,8 @@ def to_torch_state_dict(
 ) -> dict[str, np.ndarray]:
     """Converts our parameters to a state dict of score_sde_pytorch, without its buffer `sigmas`.
 
+    Arrays that are there and never used are zero.
+
     Args:
       params: the parameter tree of the network.
       config: describes the network.
@@ -134,7 +168,9 @@ def to_torch_state_dict(
     names = published_names(config)
     ours = {path: (".".join(path), a.fit) for path, a in names.items()}
     leaves = flatten_dict(_collect("parameter tree", flatten_dict(params, sep="."), ours))
-    return {a.torch: a.to_torch(leaves[path]) for path, a in names.items()}
+    found = {a.torch: a.to_torch(leaves[path]) for path, a in names.items()}
+    found |= {name: np.zeros(s, np.float32) for name, s in unused_arrays(config).items()}
+    return {name: found[name] for name in torch_order(config)}
 
 
 def _collect(
