@@ -89,8 +89,8 @@ def from_alpha(alpha: np.ndarray, name: str | os.PathLike) -> np.ndarray:
     """
     if not np.isin(alpha, (0, 1)).all():
         raise ValueError(
-            f"{name}: pixels that are half transparent are neither known nor a hole; erase the hole "
-            "with a hard edge"
+            f"{name}: pixels that are half transparent are neither known nor a hole; erase the "
+            "hole with a hard edge"
         )
     return _checked(alpha.astype(np.float32), name)
 

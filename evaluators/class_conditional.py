@@ -166,8 +166,9 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images of the classes in turn: `class_conditional.{npz,png}`.
 
     The archive holds "samples": uint8 (N, H, W, C), "labels": int32 (N,), the requested classes,
-    and the names of all "classes". The picture has a row for each class. With `eval.features` "classifier", the judge,
-    which takes no part in drawing, counts how many samples have the requested class. "nfe" counts
+    and the names of all "classes". The picture has a row for each class. With `eval.features`
+    "classifier", the judge, which takes no part in drawing, counts how many samples have the
+    requested class; without the data that it is trained on, it is left out. "nfe" counts
     evaluations of the guided score.
     """
     config, guide = context.config, Guide(context.experiment)

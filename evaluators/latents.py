@@ -26,8 +26,8 @@ def check_interpolate(experiment: Experiment) -> None:
     split = experiment.config.eval.split
     if len(get_source(experiment.config, split)) < 2:
         raise ValueError(
-            f"the task interpolate needs two images, but the {split} split has one; add another, or "
-            "leave the task out"
+            f"the task interpolate needs two images, but the {split} split has one; add another, "
+            "or leave the task out"
         )
 
 

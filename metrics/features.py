@@ -286,13 +286,17 @@ def get_data_description(
 ) -> dict[str, Any]:
     """Returns what two splits must have in common to share statistics and a judge."""
     source = get_source(config, split) if source is None else source
-    size = config.data.image_size
+    return _describe_kind(config) | {"split": split, **source.content()}
+
+
+def _describe_kind(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The part of the description that is in the config."""
+    data, size = config.data, config.data.image_size
     return {
-        "dataset": config.data.dataset.lower(),
-        "split": split,
+        "dataset": data.dataset.lower(),
+        "category": data.category,
         "image_size": size if isinstance(size, int) else list(size),
-        "num_channels": config.data.num_channels,
-        **source.content(),
+        "num_channels": data.num_channels,
     }
 
 
@@ -323,7 +327,7 @@ def get_reference_statistics(
         data = get_data_description(config, split)
     except ValueError as e:
         log.warning("%s cannot be compared with the data of this config: %s", path, e)
-        data = {}
+        data = _describe_kind(config)
     return load_statistics(path, data | made_by)
 
 

@@ -46,7 +46,7 @@ ONLY = {
     "conditioning": SAMPLERS | SHAPES | {"sampling"},
     "controllable_generation": SAMPLERS | {"sampling", "conditioning"},
     "metrics": ARRAYS,
-    "metrics.features": {"datasets", "metrics", "utils", "weights"},
+    "metrics.features": {"data_sources.source", "datasets", "metrics", "utils", "weights"},
     "weights": {"models", "utils.arrays", "utils.checkpoints"} | SHAPES,
 }
 

@@ -227,7 +227,7 @@ def test_no_image_can_be_used(tmp_path):
         (("--size", "big"), "argument --size: 'big' is no size"),
         ((), "the following arguments are required: --size; see --help"),
         (("--size", 8, "--workers", -1), "--workers -1 is not possible"),
-        (("--size", 8, "--channels", 2), "--channels 2 is not possible; give 1 or 3"),
+        (("--size", 8, "--channels", 5), "--channels 5 is not possible; give 1 to 4"),
         (("--size", 8, "--quality", 0), "--quality 0 is not possible; give 1 to 100"),
         (("--size", 8, "--crop", "top"), "invalid choice: 'top'"),
         (("--size", 8, "--skip"), "unrecognized arguments: --skip"),

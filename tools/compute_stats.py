@@ -48,6 +48,7 @@ def run(argv: list[str]) -> None:
     arguments, fields = parser.parse_known_args(argv[1:])
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
+    from scorax import datasets
     from scorax.metrics import features  # imported late, so that --help does not load JAX
 
     config = flags.FLAGS.config
@@ -57,6 +58,7 @@ def run(argv: list[str]) -> None:
         config, extractor, arguments.split, arguments.keep, _progress
     )
     features.save_statistics(arguments.out, statistics)
+    print(datasets.describe(datasets.get_source(config, arguments.split)))
     kept = 0 if statistics.features is None else len(statistics.features)
     print(
         f"{arguments.out}: {statistics.num} images of the {arguments.split} split, "

@@ -61,6 +61,7 @@ def parse(argv: list[str], default: ml_collections.ConfigDict) -> None:
     argv = _with_config_path(argv)
     try:
         _check_fields(argv, default)
+        argv = _with_tuples(argv, default)
         extra = flags.FLAGS(argv)[1:]
         if flags.FLAGS.config is not None:
             flags.FLAGS.config.lock()  # raises if the config file could not be read
@@ -89,6 +90,20 @@ def _with_config_path(argv: list[str]) -> list[str]:
         elif flag in ("--config", "-config") and i + 1 < len(argv):
             argv[i + 1] = find_config(argv[i + 1])
     return argv
+
+
+def _with_tuples(argv: list[str], default: ml_collections.ConfigDict) -> list[str]:
+    """Quotes the words of a tuple, as in --config.eval.tasks=samples,fd."""
+    quoted = []
+    for argument in argv:
+        match = re.fullmatch(r"(--?config\.(\w+)\.(\w+)=)([^()\[\]'\"]*,[^()\[\]'\"]*)", argument)
+        if match and isinstance(default[match[2]][match[3]], tuple):
+            words = [word.strip() for word in match[4].split(",") if word.strip()]
+            if any(re.search("[A-Za-z_]", word) for word in words):
+                words = [word if word.isdecimal() else repr(word) for word in words]
+                argument = f"{match[1]}({', '.join(words)},)"
+        quoted.append(argument)
+    return quoted
 
 
 def _check_fields(argv: list[str], default: ml_collections.ConfigDict) -> None:

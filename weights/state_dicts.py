@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from scorax.models.ncsnpp import NCSNpp
 from scorax.models.utils import get_model, get_variable_shapes
 from scorax.utils.shapes import image_shape
 from scorax.weights.score_sde_names import get_layers
@@ -80,10 +81,10 @@ def published_names(config: ml_collections.ConfigDict) -> dict[Path, PublishedAr
 def unused_arrays(config: ml_collections.ConfigDict) -> dict[str, tuple[int, ...]]:
     """Returns arrays that score_sde_pytorch creates and never uses: name -> shape in PyTorch.
 
-    Without an embedding of the noise level, the dense layers for it are still in every block.
+    The blocks of an NCSN++ without noise levels still have the dense layers for their embedding.
     """
     network, (height, *_) = get_model(config), image_shape(config)
-    if getattr(network, "conditional", True) or not hasattr(network, "ch_mult"):
+    if not isinstance(network, NCSNpp) or network.conditional:
         return {}
     params, _ = get_variable_shapes(network, config)
     found = {}
