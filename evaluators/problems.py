@@ -156,8 +156,8 @@ class Problem(abc.ABC):
 class Inpainting(Problem):
     """The pixels in a mask are known, those of `eval.mask` or of the measured picture.
 
-    Measurements y: (N, H, W, C + 1) are images in which the unknown pixels are gray, and the mask
-    as the last channel, 1 where a pixel is known.
+    Measurements are images in which the unknown pixels are gray. If pictures have masks of their
+    own, these are a further channel of y, 1 where a pixel is known.
     """
 
     name, misfit = "inpaint", "known_deviation"
@@ -176,8 +176,7 @@ class Inpainting(Problem):
             self.settings["hidden_fraction"] = float(1 - self.mask.mean())
 
     def measure(self, rng: jax.Array, x: jax.Array) -> jax.Array:
-        mask = jnp.ones((*x.shape[:-1], 1), x.dtype) if self.mask is None else self.mask[None]
-        return self._joined(x, jnp.broadcast_to(mask, (*x.shape[:-1], 1)))
+        return x if self.mask is None else jnp.where(self.mask[None] == 1, x, HIDDEN)
 
     def read(self) -> tuple[np.ndarray, list[str]]:
         channels = self.shape[-1] + (self.shape[-1] in (1, 3))
@@ -187,7 +186,7 @@ class Inpainting(Problem):
         own = [self._own_mask(image, name) for image, name in zip(x, names, strict=True)]
         pixels, mask = x[..., : self.shape[-1]], np.stack(own)
         self.settings["hidden_fraction"] = float(1 - mask.mean())
-        return np.asarray(self._joined(pixels, mask)), names
+        return np.concatenate([np.where(mask == 1, pixels, HIDDEN), mask], -1), names
 
     def _own_mask(self, image: np.ndarray, name: str) -> np.ndarray:
         """The mask (H, W, 1) of a picture: its transparent part, or a file of the same name."""
@@ -207,29 +206,35 @@ class Inpainting(Problem):
     def _get_mask(self, name: str) -> np.ndarray:
         return masks.get_mask(name, self.shape[:2], self.config.eval.mask_amount, self.config.seed)
 
-    def _joined(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        return jnp.concatenate([jnp.where(mask == 1, x, HIDDEN), mask], -1)
+    def _split(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The images (N, H, W, C) of measurements, and their masks, which broadcast."""
+        if y.shape[-1] > self.shape[-1]:
+            return y[..., :-1], y[..., -1:]
+        known = np.ones((*self.shape[:2], 1), np.float32) if self.mask is None else self.mask
+        return y, jnp.asarray(known)[None]
 
     def projection(self, y: jax.Array) -> Projection:
-        return inpainting_projection(self.sde, self.to_model(y[..., :-1]), y[..., -1:])
+        pixels, mask = self._split(y)
+        return inpainting_projection(self.sde, self.to_model(pixels), mask)
 
     def condition(self, y: jax.Array, score_fn: ScoreFn) -> ScoreFn:
-        pixels, mask = y[..., :-1], y[..., -1:]
+        pixels, mask = self._split(y)
         return self._condition(lambda x: mask * x, mask * pixels, score_fn)
 
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The largest difference at a known pixel, with y mapped to the model's range and back."""
-        difference = y[..., -1:] * (x - self.to_unit(self.to_model(y[..., :-1])))
+        pixels, mask = self._split(y)
+        difference = np.asarray(mask) * (x - self.to_unit(self.to_model(pixels)))
         return np.abs(difference).max((1, 2, 3))
 
     def arrays(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """The images, and the mask (H, W, 1), or masks (N, H, W, 1) of the pictures."""
-        if not self.config.eval.measurements:
-            return {"measurements": y[..., :-1], "mask": self.mask}
-        return {"measurements": y[..., :-1], "masks": y[..., -1:]}
+        pixels, mask = self._split(y)
+        own = y.shape[-1] > self.shape[-1]
+        return {"measurements": pixels, "masks" if own else "mask": mask if own else self.mask}
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
-        return y[..., :-1]
+        return self._split(y)[0]
 
 
 class Colorization(Problem):

@@ -286,10 +286,10 @@ def get_data_description(
 ) -> dict[str, Any]:
     """Returns what two splits must have in common to share statistics and a judge."""
     source = get_source(config, split) if source is None else source
-    return _describe_kind(config) | {"split": split, **source.content()}
+    return _get_kind(config) | {"split": split, **source.content()}
 
 
-def _describe_kind(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _get_kind(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The part of the description that is in the config."""
     data, size = config.data, config.data.image_size
     return {
@@ -327,7 +327,7 @@ def get_reference_statistics(
         data = get_data_description(config, split)
     except ValueError as e:
         log.warning("%s cannot be compared with the data of this config: %s", path, e)
-        data = _describe_kind(config)
+        data = _get_kind(config)
     return load_statistics(path, data | made_by)
 
 

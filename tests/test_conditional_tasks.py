@@ -375,3 +375,72 @@ def test_damaged_and_missing_images_are_named(tmp_path):
 def test_images_of_the_user_need_no_data_set(tmp_path):
     folder = save_images(tmp_path / "mine", np.zeros((2, SIZE, SIZE, 1), np.uint8))
     check("inpaint", data={"dataset": "image_folder", "dir": "nowhere"}, images=folder)
+
+
+# Measurements of the user's own
+
+
+def test_own_measurements_have_no_truth(tmp_path):
+    """Two small pictures for super-resolution; results have their names."""
+    small = np.random.default_rng(2).integers(60, 200, (2, 4, 4), dtype=np.uint8)
+    for name, pixels in zip(("b", "a"), small, strict=True):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    fields = {"measurements": str(tmp_path / "in"), "operator_factor": 2}
+    report, arrays = run("restore", tmp_path, **fields)
+    assert report["num_images"] == 2 and report["images"] == fields["measurements"]
+    assert "samples" not in report and "measurement" not in report and report["residual"] >= 0
+    assert arrays["names"].tolist() == ["a.png", "b.png"] and "originals" not in arrays
+    np.testing.assert_allclose(arrays["measurements"][..., 0], small[::-1] / 255, atol=1e-6)
+    for row, name in enumerate("ab"):
+        with Image.open(tmp_path / "restore" / f"{name}_0.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), arrays["samples"][row, 0, ..., 0])
+    Image.new("L", (5, 4)).save(tmp_path / "in" / "c.png")
+    with pytest.raises(ValueError, match="measurements: .*c.png has 5x4 pixels, but .* of 4x4"):
+        check("restore", **fields)
+    with pytest.raises(ValueError, match="'random_projection' measures arrays of shape .*no pict"):
+        check("restore", **fields | {"operator": "random_projection"})
+
+
+def test_each_picture_has_a_hole_of_its_own(tmp_path):
+    pixels = np.random.default_rng(3).integers(0, 256, (2, SIZE, SIZE), dtype=np.uint8)
+    alpha = np.full((2, SIZE, SIZE), 255, np.uint8)
+    alpha[0, :4], alpha[1, :, 5:] = 0, 0
+    for k in range(2):
+        picture = Image.fromarray(np.stack([pixels[k], alpha[k]], -1))
+        picture.save(tmp_path / f"{k}.png")
+    report, arrays = run("inpaint", tmp_path, measurements=str(tmp_path), known_likelihood="")
+    np.testing.assert_array_equal(arrays["masks"][..., 0], alpha / 255)
+    known = np.broadcast_to(alpha[:, None, ..., None] == 255, arrays["samples"].shape)
+    truth = np.broadcast_to(pixels[:, None, ..., None], known.shape)
+    np.testing.assert_array_equal(arrays["samples"][known], truth[known])
+    assert report["known_deviation"] == 0
+    assert report["hidden_fraction"] == pytest.approx(1 - alpha.mean() / 255)
+
+
+def test_masks_come_from_a_folder(tmp_path):
+    for folder in ("in", "masks"):
+        (tmp_path / folder).mkdir()
+    for name, top in (("a", 2), ("b", 5)):
+        Image.new("L", (SIZE, SIZE), 99).save(tmp_path / "in" / f"{name}.png")
+        mask = np.full((SIZE, SIZE), 255, np.uint8)
+        mask[:top] = 0
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.bmp")
+    fields = {"measurements": str(tmp_path / "in"), "mask": str(tmp_path / "masks")}
+    y, names = Inpainting(experiment_of(**fields)).read()
+    assert names == ["a.png", "b.png"]
+    assert (1 - y[..., -1]).sum((1, 2)).tolist() == [2 * SIZE, 5 * SIZE]
+    (tmp_path / "masks" / "b.bmp").unlink()
+    with pytest.raises(ValueError, match="holds no mask for b.png; give it the name b.png"):
+        check("inpaint", **fields)
+    with pytest.raises(ValueError, match="is a folder of masks, which belong to the pictures"):
+        check("inpaint", mask=str(tmp_path / "masks"))
+
+
+def test_grey_pictures_are_colorized(tmp_path):
+    grey = np.random.default_rng(4).integers(60, 200, (SIZE, SIZE), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "old.png")
+    fields = {"measurements": str(tmp_path / "old.png"), "known_likelihood": ""}
+    report, arrays = run("colorize", tmp_path, data=COLOR, **fields)
+    assert report["num_images"] == 1 and (tmp_path / "colorize" / "old_0.png").exists()
+    np.testing.assert_allclose(arrays["measurements"][0, ..., 0], grey / 255, atol=1e-6)

@@ -207,3 +207,21 @@ def test_trees_that_do_not_fit_are_refused_by_name(name):
     flat = {a.flax: 0.0 for a in published_names(config).values()}
     with pytest.raises(ValueError, match=r"left over: Extra_0/kernel; of another shape: .*Conv_0"):
         from_flax_params(unflatten_dict(flat | {"Extra_0/kernel": 0.0}, sep="/"), config)
+
+
+def test_networks_without_noise_levels_have_unused_arrays_in_pytorch():
+    """A dense layer for the embedding in every block: dropped, and written as zeros."""
+    config = tiny("ncsnpp", conditional=False)
+    _, params = random_network(config)
+    state_dict = to_torch_state_dict(params, config)
+    unused = unused_arrays(config)
+    assert len(unused) == 2 * sum("conv_0" in module for module in params.values())
+    for name, shape in unused.items():
+        np.testing.assert_array_equal(state_dict[name], np.zeros(shape), strict=False)
+        assert shape[1:] in ((), (4 * config.model.nf,))
+    names = [name for name in state_dict if name.startswith("all_modules.2.")]
+    layers = ("GroupNorm_0", "Conv_0", "Dense_0", "GroupNorm_1", "Conv_1")
+    expected = [f"all_modules.2.{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    assert names[: len(expected)] == expected
+    filled = state_dict | {name: np.ones(shape, np.float32) for name, shape in unused.items()}
+    assert_same_trees(from_torch_state_dict(filled, config), params)

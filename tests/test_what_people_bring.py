@@ -15,7 +15,8 @@ from PIL import Image
 
 import runs
 import scorax
-from scorax import conversion
+from networks import random_network, tiny
+from scorax import conversion, experiment, losses, run_lib
 from scorax.conditioning.masks import get_mask
 from scorax.configs import base
 from scorax.data_sources import distances, hdf5, images, npz, preparation
@@ -24,12 +25,19 @@ from scorax.data_sources.pixels import decode
 from scorax.data_sources.source import Source
 from scorax.data_sources.values import Values
 from scorax.datasets import describe, get_dataset, get_source
+from scorax.evaluators import EVALUATORS, ImageSampler
+from scorax.evaluators.class_conditional import Guide
 from scorax.evaluators.context import is_held_out
+from scorax.evaluators.latents import check_interpolate
 from scorax.evaluators.originals import file_stems, get_originals, read_pictures
+from scorax.evaluators.task import differences
 from scorax.likelihood import data_offset, dequantize
+from scorax.metrics import features
 from scorax.tools import prepare_dataset
 from scorax.utils.config_files import read_config
 from scorax.utils.shapes import height_and_width, image_shape
+from scorax.weights import formats
+from scorax.weights.state_dicts import to_torch_state_dict
 
 RNG = np.random.default_rng(0)
 
@@ -462,37 +470,41 @@ def command(workdir, fields, mode="train"):
 
 
 @pytest.mark.slow
-def test_oblong_images_of_two_channels_from_data_to_weights(cache, tmp_path):
+def test_oblong_images_of_two_channels_from_data_to_weights(monkeypatch, tmp_path):
     """Trains, samples, inpaints, computes bits and distances, exports and starts from weights."""
-    env = runs.environment(cache)
+    monkeypatch.setattr(features, "STEPS", 20)  # of the judge
+    monkeypatch.chdir(tmp_path)
     x = RNG.integers(0, 256, (40, 24, 40, 2), dtype=np.uint8)
     for folder, pixels in (("a", x), ("b", 255 - x // 2)):
         (tmp_path / folder).mkdir()
         np.savez(tmp_path / folder / "set.npz", images=pixels, labels=np.arange(40) % 2)
-    data = {
-        "data.dataset": "npz", "data.dir": tmp_path / "a" / "set.npz", "model.ch_mult": "1,2",
-        "data.image_size": "24,40", "data.num_channels": 2, "data.random_flip": False,
-    }  # fmt: skip
-    output = runs.finish(runs.start(command(tmp_path / "run", data), env))
-    assert "train: 40 images, 2 classes: 0 0, 1 1" in output
-    assert "model.ema_rate=" not in output  # averaging is warmed up here
-    tasks = "samples,fd,bpd,inpaint,interpolate"
-    numbers = {"eval.num_examples": 4, "eval.bpd_rtol": 0.1, "eval.bpd_atol": 0.1}
-    numbers |= {"eval.num_conditioned": 2, "eval.samples_per_image": 1, "sampling.rtol": 0.1}
-    numbers |= {"eval.save_images": True, "eval.known_likelihood": "", "sampling.atol": 0.1}
-    reports = {}
-    for folder in "ab":
-        data["data.dir"] = tmp_path / folder / "set.npz"
-        fields = data | numbers | {"eval.tasks": tasks}
-        output = runs.finish(runs.start(command(tmp_path / "run", fields, "eval"), env))
-        reports[folder] = read_report(tmp_path / "run")
-    assert "samples: done before" in output
-    assert "fd: done again, because of content of data" in output
-    distance = next(key for key in reports["a"]["fd"] if key.startswith("FD-"))
-    assert reports["a"]["bpd"]["held_out"] is False
-    assert reports["a"]["fd"][distance] != next(
-        value for key, value in reports["b"]["fd"].items() if key.startswith("FD-")
-    )
+
+    def config_with(folder, **sections):
+        data = {"dataset": "npz", "dir": f"{folder}/set.npz", "num_channels": 2}
+        sections["data"] = data | {"image_size": (24, 40), "random_flip": False}
+        model = {"ch_mult": (1, 2), "attn_resolutions": (12,)}
+        return runs.get_config("ve/mnist", model=model, **sections)
+
+    workdir = str(tmp_path / "run")
+    few = {"n_iters": 4, "eval_freq": 2, "snapshot_freq": 4, "snapshot_freq_for_preemption": 4}
+    state = run_lib.train(config_with("a", training=few), workdir)
+    tasks = ("samples", "fd", "bpd", "inpaint")
+    numbers = {"tasks": tasks, "num_examples": 4, "bpd_rtol": 0.1, "bpd_atol": 0.1}
+    numbers |= {"num_conditioned": 2, "samples_per_image": 1}
+    numbers |= {"save_images": True, "known_likelihood": ""}
+    tolerances = {"rtol": 0.1, "atol": 0.1}
+    reports = [
+        json.loads(json.dumps(run_lib.evaluate(
+            config_with(folder, eval=numbers, sampling=tolerances), workdir)))
+        for folder in "ab"
+    ]  # fmt: skip
+    said = (tmp_path / "run" / "stdout.txt").read_text()
+    assert "train: 40 images, 2 classes: 0 0, 1 1" in said
+    assert "samples: done before" in said and "inpaint: done again" in said
+    assert "fd: done again, because of content of data" in said
+    distances_of = [[v for k, v in r["fd"].items() if k.startswith("FD-")] for r in reports]
+    assert distances_of[0] != distances_of[1] and len(list((tmp_path / "data").rglob("*.s*"))) == 2
+    assert reports[0]["bpd"]["held_out"] is False
     folder = tmp_path / "run" / "eval" / "step_4"
     with np.load(folder / "samples.npz") as arrays:
         assert arrays["samples"].shape == (12, 24, 40, 2)
@@ -500,27 +512,73 @@ def test_oblong_images_of_two_channels_from_data_to_weights(cache, tmp_path):
     with Image.open(folder / "samples" / "000000.png") as image:
         assert (image.size, image.mode) == ((40, 24), "LA")
 
-    model = scorax.load(str(tmp_path / "run"))
+    model = scorax.load(workdir)
     assert model.shape == (24, 40, 2) and model.config.data.classes == ("0", "1")
-    exported = tmp_path / "weights"
-    conversion.export_weights(str(tmp_path / "run"), model.config, "weights", str(exported))
-    again = scorax.load(str(exported))
-    for x, y in zip(*(jax.tree.leaves(m.state.params_ema) for m in (model, again)), strict=True):
-        np.testing.assert_array_equal(x, y)
+    conversion.export_weights(workdir, model.config, "weights", "weights")
     # Fine-tuning: another data set, the same network.
-    other = data | {"training.init_from": exported, "training.n_iters": 2, "training.log_freq": 2}
-    other |= {"data.dir": tmp_path / "b" / "set.npz", "training.eval_freq": 2, "optim.lr": 0.0}
-    other |= {"training.snapshot_freq": 2, "training.snapshot_freq_for_preemption": 2}
-    other |= {"training.snapshot_sampling": False}
-    output = runs.finish(runs.start(command(tmp_path / "tuned", other), env))
-    assert f"starting from the weights of {exported}" in output
-    tuned = scorax.load(str(tmp_path / "tuned"))
-    for x, y in zip(*(jax.tree.leaves(m.state.params_ema) for m in (model, tuned)), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-6)
+    start = {"init_from": "weights", "n_iters": 2, "eval_freq": 2, "snapshot_freq": 2}
+    start |= {"snapshot_freq_for_preemption": 2, "snapshot_sampling": False}
+    config = config_with("b", training=start, optim={"lr": 0.0})
+    tuned = run_lib.train(config, str(tmp_path / "tuned"))
+    for other in (scorax.load("weights").state, tuned):
+        for x, y in zip(*(jax.tree.leaves(s.params_ema) for s in (state, other)), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
+    assert int(tuned.step) == 2
+    config.model.nf = 4
+    with pytest.raises(ValueError, match="training.init_from='weights': .*model.nf is 4"):
+        run_lib.train(config, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
-def read_report(workdir):
-    return json.loads((workdir / "eval" / "step_4" / "report.json").read_text())
+def experiment_with(**sections):
+    return experiment.build(runs.get_config("edm/mnist_conditional", **sections))
+
+
+def test_samples_do_not_depend_on_where_the_data_are(tmp_path):
+    state = losses.State(np.int32(3), {}, (), {}, {})
+    found = [
+        EVALUATORS["samples"].settings(experiment_with(data={"dir": dir}), state)
+        for dir in ("", str(tmp_path))
+    ]
+    assert found[0] == found[1] and "data.dir" not in found[0]
+    older = found[0] | {"data.dir": "elsewhere"}
+    del older["eval.save_images"]
+    assert differences(older, found[0]) == []
+    assert differences(older | {"sampling.steps": 3}, found[0])[0].startswith(
+        "sampling.steps: 3 ->"
+    )
+
+
+def test_only_classes_that_the_data_have_are_drawn():
+    config = {"data": {"classes": ("a", "b", "c", "d")}, "eval": {"batch_size": 64}}
+    labels = ImageSampler(experiment_with(**config)).draw_labels(jax.random.key(0))
+    assert set(labels.tolist()) == {0, 1, 2, 3}
+
+
+def test_classes_are_asked_for_by_name():
+    data = {"classes": ("cat", "dog", "wild")}
+    config = {"data": data, "guidance": {"labels": ("wild", "0")}}
+    assert Guide(experiment_with(**config)).labels.tolist() == [2, 0]
+    config["guidance"] = {"labels": ("cow",)}
+    with pytest.raises(ValueError, match="'cow' is no class; the classes are cat, dog, wild"):
+        Guide(experiment_with(**config))
+
+
+def test_interpolation_needs_two_images(tmp_path):
+    np.savez(tmp_path / "one.npz", images=np.zeros((1, 8, 8, 1), np.uint8))
+    data = {"dataset": "npz", "dir": str(tmp_path / "one.npz")}
+    config = runs.get_config("ve/mnist", data=data)
+    with pytest.raises(ValueError, match="needs two images, but the test split has one"):
+        check_interpolate(experiment.build(config))
+
+
+def test_a_slow_average_is_said():
+    config = runs.get_config("ve/cifar10_ncsnpp_continuous", training={"n_iters": 100})
+    source = get_source(config)
+    (said,) = run_lib._check_data(experiment.build(config), source)
+    assert "model.ema_rate=0.999 is slow for training.n_iters=100: 90%" in said
+    config.model.ema_rate = 0.95
+    assert run_lib._check_data(experiment.build(config), source) == []
 
 
 @pytest.mark.slow
@@ -536,3 +594,30 @@ def test_a_series_in_one_dimension(size, cache, tmp_path):
     }  # fmt: skip
     output = runs.finish(runs.start(command(tmp_path / "run", fields), runs.environment(cache)))
     assert "finished: step 4 of 4; samples:" in output
+
+
+# Files of other projects
+
+
+def test_statistics_of_pytorch_fid_and_edm(tmp_path):
+    path = str(tmp_path / "cifar10.npz")
+    np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
+    found = features.load_statistics(path, {})
+    assert (found.num, found.provenance["dataset"]) == (0, "cifar10.npz")
+    np.testing.assert_array_equal(found.cov, np.eye(4))
+    config = runs.get_config("ve/mnist", eval={"stats": path, "features": "classifier"})
+    judge = features.FeatureExtractor("x-classifier", {"features": "x", "sha256": ""}, {}, None, 8)
+    with pytest.raises(ValueError, match="statistics of the Inception-v3 features of FID"):
+        features.get_reference_statistics(config, judge)
+
+
+def test_ddpm_of_pytorch_always_embeds_the_noise_level(tmp_path):
+    config = tiny("ddpm")
+    _, params = random_network(config)
+    path = str(tmp_path / "ddpm.safetensors")
+    formats.write_safetensors(path, to_torch_state_dict(params, config), {})
+    config.model.conditional = False
+    model = scorax.load(path, config)
+    assert model.config.model.conditional
+    for x, y in zip(*map(jax.tree.leaves, (model.state.params, params)), strict=True):
+        np.testing.assert_array_equal(x, y)
