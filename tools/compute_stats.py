@@ -11,6 +11,7 @@ the config are set with --config.SECTION.FIELD=VALUE.
 """
 
 import argparse
+import sys
 from collections.abc import Iterable
 
 import tqdm
@@ -58,7 +59,7 @@ def run(argv: list[str]) -> None:
         config, extractor, arguments.split, arguments.keep, _progress
     )
     features.save_statistics(arguments.out, statistics)
-    print(datasets.describe(datasets.get_source(config, arguments.split)))
+    print(datasets.describe(datasets.get_source(config, arguments.split)), file=sys.stderr)
     kept = 0 if statistics.features is None else len(statistics.features)
     print(
         f"{arguments.out}: {statistics.num} images of the {arguments.split} split, "
