@@ -21,7 +21,7 @@ from scorax.utils.shapes import image_shape
 
 
 def get_originals(config: ml_collections.ConfigDict) -> Source:
-    """The pictures in `eval.images`, in the order of their names, or else those of `eval.split`.
+    """The pictures in `eval.images`, in the order of their names, or else the split `eval.split`.
 
     Raises:
       ValueError: naming the file, for a file that is not an image, or whose size or kind of pixels
@@ -73,7 +73,7 @@ def _check(name: str, image: Image.Image, shape: tuple[int, int, int], wanted: s
             f"{name} has {image.width}x{image.height} pixels, but {wanted} of {width}x{height}; "
             "scale it, or cut out a part"
         )
-    if channels == 1 and image.mode not in GREY and not (image.mode == "P" and _is_grey(image)):
+    if channels < 3 and image.mode not in GREY and not (image.mode == "P" and _is_grey(image)):
         raise ValueError(
             f"{name} has pixels of kind {image.mode!r}, but {wanted} that are grey; convert it to "
             "grey"

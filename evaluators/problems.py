@@ -154,7 +154,7 @@ class Problem(abc.ABC):
 
 
 class Inpainting(Problem):
-    """The pixels in a mask are known, those of `eval.mask` or of the measured picture.
+    """The pixels in a mask are known: `eval.mask`, or the mask of each measured picture.
 
     Measurements are images in which the unknown pixels are gray. If pictures have masks of their
     own, these are a further channel of y, 1 where a pixel is known.
