@@ -19,7 +19,13 @@ from scorax.conditioning.guidance import (
     get_weight_fn,
 )
 from scorax.datasets import get_source
-from scorax.evaluators.context import Numbers, TaskContext, mean_nfe
+from scorax.evaluators.context import (
+    Numbers,
+    TaskContext,
+    mean_nfe,
+    name_classes,
+    name_samples,
+)
 from scorax.evaluators.image_sampler import ImageSampler
 from scorax.evaluators.task import crc32_of
 from scorax.experiment import Experiment
@@ -44,6 +50,7 @@ class Guide:
 
     Attributes:
       labels: classes to draw, int32.
+      classes: the names of all classes.
       given: arguments of the sampler after the labels: the classifier's variables, if there is one.
       settings: settings for the report.
       inputs: what the samples depend on besides the config.
@@ -73,6 +80,7 @@ class Guide:
                 "the task class_conditional needs a classifier, --config.guidance.classifier="
                 "DIRECTORY, or a network trained with classes (model.num_classes); there is neither"
             )
+        self.classes = name_classes(self._names, self._num_classes)
         known = min(len(self._names) or self._num_classes, self._num_classes)
         self.labels = np.array([self._number(x) for x in g.labels] or range(known), np.int32)
         try:
@@ -184,12 +192,10 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
 
     drawn = context.run_rounds("samples", n, draw)
     samples, labels = drawn["samples"], labels[:n]
-    names = context.class_names
-    context.save_npz(
-        "class_conditional.npz", samples=samples, labels=labels, classes=np.array(names)
-    )
+    arrays = {"samples": samples, "labels": labels, "classes": np.array(guide.classes)}
+    context.save_npz("class_conditional.npz", **arrays)
     if config.eval.save_images:
-        context.save_each("class_conditional", samples, context.sample_names(n, labels))
+        context.save_each("class_conditional", samples, name_samples(n, labels, guide.classes))
     rows = guide.labels[:n]
     each = min(n // len(rows), _COLUMNS)
     shown = samples[: each * len(rows)].reshape(each, len(rows), *samples.shape[1:])
@@ -199,7 +205,7 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
         "weight": {k: v for k, v in config.guidance.to_dict().items() if k not in _NO_WEIGHT},
         "num_samples": n,
         "labels": guide.labels.tolist(),
-        "classes": [names[k] if k < len(names) else str(k) for k in guide.labels.tolist()],
+        "classes": [guide.classes[k] for k in guide.labels.tolist()],
         **_judge(context, samples, labels),
         "nfe": mean_nfe(drawn["nfe"]),
         **{name: round(float(drawn[name].sum()), 2) for name in ("compile_seconds", "seconds")},

@@ -122,22 +122,6 @@ class TaskContext:
 
             return self.run_rounds(name, size, one)
 
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the classes that the network or the guide is told."""
-        names = list(self.config.data.classes)
-        count = max(self.config.model.num_classes, len(names))
-        return names + [str(i) for i in range(len(names), count)]
-
-    def sample_names(self, count: int, labels: np.ndarray = ()) -> list[str]:
-        """Names of files for samples: 000000, or 000000_cat for labels (N,)."""
-        names = [f"{i:06d}" for i in range(count)]
-        if not len(labels):
-            return names
-        classes = dict(enumerate(self.class_names))
-        words = [re.sub(r"[^\w-]+", "-", classes.get(k, str(k))) for k in labels.tolist()]
-        return [f"{name}_{word}" for name, word in zip(names, words, strict=True)]
-
     def path(self, file: str) -> str:
         """The path of a file of results."""
         return os.path.join(self.folder, file)
@@ -158,6 +142,20 @@ class TaskContext:
         if parallel.is_primary():
             images.save_each(self.path(folder), images.to_float(x), names)
         _log.info("%d pictures: %s", len(x), self.path(folder))
+
+
+def name_classes(names: Sequence[str], count: int) -> list[str]:
+    """The names of at least `count` classes; a class without a name is called by its number."""
+    return [*names, *map(str, range(len(names), count))]
+
+
+def name_samples(count: int, labels: np.ndarray = (), classes: Sequence[str] = ()) -> list[str]:
+    """Names of files for samples: 000000, or 000000_cat for labels (N,) and names of classes."""
+    names = [f"{i:06d}" for i in range(count)]
+    if not len(labels):
+        return names
+    words = [re.sub(r"[^\w-]+", "-", classes[k]) for k in labels.tolist()]
+    return [f"{name}_{word}" for name, word in zip(names, words, strict=True)]
 
 
 def is_held_out(config: ml_collections.ConfigDict, split: str) -> bool:

@@ -80,7 +80,7 @@ def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -
     training images; these are saved for other checkpoints.
     """
     config = context.config
-    if config.eval.stats and os.path.isfile(config.eval.stats) and not _is_zip(config.eval.stats):
+    if _has_statistics(config.eval.stats):
         return features.get_reference_statistics(config, extractor)
     config = _get_reference_config(config)
     path = os.path.join(os.path.dirname(context.folder), f"statistics_{extractor.name}.npz")
@@ -109,8 +109,9 @@ def _get_reference(context: TaskContext, extractor: features.FeatureExtractor) -
     return statistics
 
 
-def _is_zip(path: str) -> bool:
-    return path.lower().endswith(".zip")
+def _has_statistics(path: str) -> bool:
+    """Whether a path is a file with statistics, and not a folder or ZIP file of images."""
+    return os.path.isfile(path) and not path.lower().endswith(".zip")
 
 
 def _get_reference_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -143,7 +144,7 @@ def check_fd(experiment: Experiment) -> None:
             f"eval.stats={e.stats!r} is no file; make it with python -m tools.compute_stats, name "
             "a folder of images, or leave it empty for the statistics of the training images"
         )
-    in_file = os.path.isfile(e.stats) and not _is_zip(e.stats)
+    in_file = _has_statistics(e.stats)
     if not in_file:
         get_source(_get_reference_config(experiment.config), "train")
     if e.features != "classifier":

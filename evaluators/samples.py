@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scorax.evaluators.context import Numbers, TaskContext, mean_nfe, without_counts
+from scorax.evaluators.context import (
+    Numbers,
+    TaskContext,
+    mean_nfe,
+    name_classes,
+    name_samples,
+    without_counts,
+)
 from scorax.evaluators.image_sampler import ImageSampler
 from scorax.evaluators.task import differences
 from scorax.utils import images, parallel
@@ -45,12 +52,13 @@ def evaluate_samples(context: TaskContext) -> Numbers:
     drawn = context.run_rounds("samples", n, draw)
     arrays = {name: drawn[name] for name in ("samples", "nfe")}
     labels = np.concatenate([sampler.draw_labels(context.rng(i)) for i in range(-(-n // size))])[:n]
+    classes = name_classes(config.data.classes, config.model.num_classes)
     if len(labels):
-        arrays |= {"labels": labels, "classes": np.array(context.class_names)}
+        arrays |= {"labels": labels, "classes": np.array(classes)}
     context.save_npz(ARCHIVE, **arrays, settings=np.array(json.dumps(context.settings)))
     context.save_grid("samples.png", drawn["samples"][:64])
     if config.eval.save_images:
-        context.save_each("samples", drawn["samples"], context.sample_names(n, labels))
+        context.save_each("samples", drawn["samples"], name_samples(n, labels, classes))
     seconds = {name: round(float(drawn[name].sum()), 2) for name in _seconds(0, 0)}
     nfe = mean_nfe(drawn["nfe"])
     return {"num_samples": n, "nfe": nfe} | seconds | {"sampling": config.sampling.to_dict()}

@@ -335,6 +335,17 @@ def test_exported_directory_is_that_of_the_library(tmp_path, read):
         np.testing.assert_array_equal(our_arrays[name], array)
 
 
+def test_diffusers_for_images_that_are_no_squares(tmp_path, read):
+    weights, config = read("diffusers_ncsnpp")
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.data.image_size = (16, 24)
+    conversion.WRITERS["diffusers"](str(tmp_path / "out"), weights.params, config, {})
+    assert formats.read_diffusers(tmp_path / "out")[0]["sample_size"] == [16, 24]
+    again = conversion.read_weights(str(tmp_path / "out"), config)
+    assert_same(again.params, weights.params)
+
+
 @pytest.mark.parametrize("name", UNETS)
 def test_diffusers_reads_what_is_written(name, tmp_path, read):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")

@@ -23,6 +23,7 @@ from scorax.evaluators.task import Evaluator
 from scorax.experiment import Experiment, build
 from scorax.metrics import features
 from scorax.metrics.feature_sets import Features, feature_statistics, frechet_distance
+from scorax.utils import images
 from scorax.utils.checkpoints import Checkpoints
 from slow import but_slow
 
@@ -348,6 +349,19 @@ def test_statistics_of_something_else_are_refused(workdir, gaussian, halves, tmp
     features.save_statistics(tmp_path / "mine.npz", other)
     with pytest.raises(ValueError, match="mine.npz.*image_size: 32 instead of 8"):
         evaluate(workdir, "fd", num_samples=10, **fields)
+
+
+def test_the_reference_may_be_a_folder_of_pictures(workdir, gaussian, halves, tmp_path):
+    config = runs.get_config()
+    source = get_source(config, "test")
+    chosen = np.stack([source[i]["image"] for i in range(50)])
+    images.save_each(tmp_path / "pictures", images.to_float(chosen), [f"{i}" for i in range(50)])
+    report, _ = evaluate(workdir, "fd", features="halves", stats=str(tmp_path / "pictures"))
+    mean, cov = feature_statistics(halves[0](chosen).features)
+    drawn = np.load(workdir / "eval" / f"step_{STEP}" / "samples.npz")["samples"]
+    expected = frechet_distance(*feature_statistics(halves[0](drawn).features), mean, cov)
+    assert report["fd"]["num_reference"] == 50
+    assert report["fd"][halves[0].distance_name] == pytest.approx(expected, rel=1e-4)
 
 
 ERRORS = [  # tasks, fields of eval, what the message has to say

@@ -558,7 +558,9 @@ def test_only_classes_that_the_data_have_are_drawn():
 def test_classes_are_asked_for_by_name():
     data = {"classes": ("cat", "dog", "wild")}
     config = {"data": data, "guidance": {"labels": ("wild", "0")}}
-    assert Guide(experiment_with(**config)).labels.tolist() == [2, 0]
+    guide = Guide(experiment_with(**config))
+    assert guide.labels.tolist() == [2, 0]
+    assert guide.classes == ["cat", "dog", "wild", *map(str, range(3, 10))]
     config["guidance"] = {"labels": ("cow",)}
     with pytest.raises(ValueError, match="'cow' is no class; the classes are cat, dog, wild"):
         Guide(experiment_with(**config))
