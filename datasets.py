@@ -6,7 +6,9 @@ dequantisation noise, all functions of `config.seed` and i. Batch k consists of 
 therefore the same for any number of processes, devices and threads, and its whole state is the
 number of the next batch.
 
-Images are NHWC, float32, in [0, 1] or, with `config.data.centered`, in [-1, 1].
+Examples are float32, with the shape that the network sees. Images are NHWC, in [0, 1] or, with
+`config.data.centered`, in [-1, 1]; other data are standardised (`utils.data_range`). A batch calls
+them "image", as score_sde does, whatever they are.
 """
 
 import dataclasses
@@ -26,7 +28,11 @@ from scorax.data_sources import (
     images,
     mnist,
     npz,
+    ou,
     photographs,
+    points,
+    series,
+    sines,
     tfds_source,
     tfrecords,
 )
@@ -35,28 +41,50 @@ from scorax.data_sources.values import Values
 from scorax.utils import parallel
 from scorax.utils.arrays import lookup
 from scorax.utils.data_range import (
+    compute_statistics,
     get_data_inverse_scaler,  # noqa: F401 (score_sde has it here)
     get_data_scaler,
 )
-from scorax.utils.shapes import Size, image_shape, size_text
+from scorax.utils.shapes import Size, example_shape, image_shape, model_shape, size_text
 
 Batch = dict[str, np.ndarray]
 
 _SHOWN = 20  # largest number of classes named in a line
+_MEASURED = 100_000  # largest number of examples from which statistics are computed
+# A config to start from, for each kind of data.
+_CONFIGS = {"series": "configs/edm/series.py", "points": "configs/vp/points.py"}
 
 
 def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Source:
     """Returns the examples of a split ("train" or "test") of `config.data.dataset`.
 
     Raises:
-      ValueError: for an unknown data set, for missing or damaged files, or if the size of the
-        images differs from the config.
+      ValueError: for an unknown data set, for missing or damaged files, or if the examples differ
+        from the config in kind or shape.
     """
     data = config.data
     name = data.dataset.lower()  # score_sde writes CIFAR10
-    expected = image_shape(data)
     source = lookup(DATASETS, name, "dataset (data.dataset)")(data, split)
-    height, width, channels = source[0]["image"].shape
+    if source.kind != data.kind:
+        raise ValueError(
+            f"data.kind={data.kind!r}, but the examples of data.dataset={data.dataset!r} are "
+            f"{source.kind}; take a config made for {source.kind}, such as "
+            f"{_CONFIGS.get(source.kind, 'configs/ve/mnist.py')}, or other data"
+        )
+    found, expected = source[0]["image"].shape, example_shape(data)
+    if source.kind == "images":
+        _check_image(data, found)
+    elif found != expected:
+        raise ValueError(
+            f"the {source.kind} of data.dataset={data.dataset!r} have the shape {found}, but the "
+            f"config expects {expected}; change data.length, data.image_size or data.num_channels"
+        )
+    return source
+
+
+def _check_image(data: ml_collections.ConfigDict, shape: tuple[int, int, int]) -> None:
+    """Raises ValueError unless images of a shape (H, W, C) are as the config expects."""
+    (height, width, channels), expected = shape, image_shape(data)
     if (height, width, channels) == (expected[2], *expected[:2]) != expected:
         raise ValueError(
             f"the images of {data.dataset} have their channels first, {(height, width, channels)}; "
@@ -72,12 +100,11 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
             f"data.num_channels={data.num_channels} but the images of {data.dataset} have "
             f"{channels}; set --config.data.num_channels={channels}"
         )
-    return source
 
 
 def describe(source: Source) -> str:
     """Returns a line about a split: "1,000 images, 2 classes: 0 cat, 1 dog"."""
-    parts = [f"{len(source):,} images"]
+    parts = [f"{len(source):,} {source.kind}"]
     if source.classes:
         shown = [f"{i} {name}" for i, name in enumerate(source.classes)]
         more = f", ... and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
@@ -104,7 +131,7 @@ def get_dataset(
       source: the examples; None: `get_source`.
 
     Returns:
-      An endless dataset of {"image": float32 (b, H, W, C) in the model's range,
+      An endless dataset of {"image": float32 (b, *S) in the model's range,
       "label": int32 (b,), "index": uint32 (b,)}, where b = batch_size / processes and `index` is
       the position in the stream (modulo 2^32). Images are flipped and shifted at random, as set by
       `config.data.random_flip` and `random_shift`, only in a shuffled "train".
@@ -114,12 +141,7 @@ def get_dataset(
     """
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed} is out of range; set 0 <= seed < 2**32")
-    side = min(image_shape(config)[:2])
-    if not 0 <= config.data.random_shift < side:
-        raise ValueError(
-            f"data.random_shift={config.data.random_shift} must be less than the "
-            f"{side} pixels of an image, and at least 0; 0 means no shift"
-        )
+    _check_augmentation(config.data)
     field = "training.batch_size" if batch_size is None else "batch_size"
     batch_size = config.training.batch_size if batch_size is None else batch_size
     parallel.local_batch_size(batch_size, field)  # raises if the batch cannot be split
@@ -137,12 +159,44 @@ def get_dataset(
         batch_size=batch_size,
         process=(parallel.process_index(), parallel.process_count()),
         key=(config.seed, 0 if training else 1),
+        shape=model_shape(config),
         flip=config.data.random_flip and training and shuffle,
         shift=config.data.random_shift if training and shuffle else 0,
         dequantize=config.data.uniform_dequantization,
         scaler=get_data_scaler(config),
     )
     return grain.MapDataset.source(batches)
+
+
+def _check_augmentation(data: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for random changes that the data do not allow."""
+    if data.kind != "images":
+        if data.random_flip or data.random_shift:
+            raise ValueError(
+                f"data.random_flip={data.random_flip} and data.random_shift={data.random_shift} "
+                f"change images, but data.kind={data.kind!r}; set them to False and 0"
+            )
+        return
+    side = min(image_shape(data)[:2])
+    if not 0 <= data.random_shift < side:
+        raise ValueError(
+            f"data.random_shift={data.random_shift} must be less than the {side} pixels of an "
+            "image, and at least 0; 0 means no shift"
+        )
+
+
+def get_statistics(
+    config: ml_collections.ConfigDict, source: Source
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The values of `data.mean` and `data.scale` for a training set; ((), ()) for images.
+
+    Raises:
+      ValueError: see `utils.data_range.compute_statistics`.
+    """
+    if source.kind == "images":
+        return (), ()
+    chosen = np.linspace(0, len(source) - 1, min(len(source), _MEASURED)).round().astype(int)
+    return compute_statistics(config, np.stack([source[i]["image"] for i in chosen.tolist()]))
 
 
 def get_iterator(
@@ -164,6 +218,7 @@ class Batches:
     order: grain.MapDataset  # position -> index of the example in the source
     batch_size: int  # over all processes
     process: tuple[int, int]  # this process's number, number of processes
+    shape: tuple[int, ...]  # of an example as the network sees it
     key: tuple[int, int]  # key of the random numbers
     flip: bool
     shift: int  # largest shift in pixels; the uncovered border is filled with 0
@@ -177,22 +232,21 @@ class Batches:
         """Returns batch k; see `get_dataset`."""
         index, count = self.process
         positions = range(k * self.batch_size + index, (k + 1) * self.batch_size, count)
-        images, labels = None, np.empty(len(positions), np.int32)
+        examples = np.empty((len(positions), *self.shape), np.float32)
+        labels = np.empty(len(positions), np.int32)
         for row, position in enumerate(positions):
             example = self.source[self.order[position]]
-            if images is None:
-                images = np.empty((len(positions), *example["image"].shape), np.float32)
             # Converts straight into the batch: copying large images costs half as much as decoding.
-            self._convert(example["image"], position, images[row])
+            self._convert(example["image"], position, examples[row])
             labels[row] = example["label"]
         return {
-            "image": images,
+            "image": examples,
             "label": labels,
             "index": (np.array(positions, np.int64) % 2**32).astype(np.uint32),
         }
 
     def _convert(self, image: np.ndarray, position: int, out: np.ndarray) -> None:
-        """Converts the image at a position, (H, W, C), and writes it to out, float32."""
+        """Converts the example at a position, and writes it to out, float32."""
         if self.flip or self.shift or self.dequantize:
             # A counter-based generator needs none of the random numbers of earlier positions.
             counter = np.array([0, position, 0, 0], np.uint64)
@@ -301,6 +355,12 @@ DATASETS = {
     "afhq": lambda data, split: images.load_afhq(data.dir, split, *_files(data)),
     "retinal_oct": lambda data, split: images.load_oct(data.dir, split, *_files(data)),
     "array_record": lambda data, split: array_records.load(data.dir, split),
+    "ou": lambda data, split: ou.load(split, data.length),
+    "sines": lambda data, split: sines.load(split, data.length, data.num_channels),
+    "series": lambda data, split: series.load(
+        data.dir, split, data.length, data.stride, data.num_channels, tuple(data.columns)
+    ),
+    **{name: lambda data, split, name=name: points.load(name, split) for name in points.POINTS},
     "npz": lambda data, split: npz.load(data.dir, split, _values(data)),
     "hdf5": lambda data, split: hdf5.load(data.dir, split, _values(data)),
     "tfrecord": lambda data, split: tfrecords.load(data.dir, split, data.image_size),

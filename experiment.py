@@ -25,6 +25,7 @@ from scorax.models.utils import (
 from scorax.noise_levels import LevelFn, get_level_fn
 from scorax.sde_lib import SDE, ScoreFn, get_sde
 from scorax.utils import parallel
+from scorax.utils.embeddings import get_embedding, get_padding
 
 # What a network can be trained to be, in words for error messages such as "... needs {SCORE}".
 SCORE = "a score at all noise levels"
@@ -79,6 +80,7 @@ class Experiment:
             self.config.training.reduce_mean,
             num_classes=self.config.model.num_classes,
             label_dropout=self.config.model.label_dropout,
+            padding=get_padding(self.config),
         )
 
     def score_fn(
@@ -97,7 +99,13 @@ class Experiment:
         """
         self.check_score(labels)
         return get_score_fn(
-            self.sde, self.model, params, model_state, self.parametrization, class_labels=labels
+            self.sde,
+            self.model,
+            params,
+            model_state,
+            self.parametrization,
+            class_labels=labels,
+            padding=get_padding(self.config),
         )
 
     def classifier_fn(self, params: Any, model_state: Any) -> ClassifierFn:
@@ -202,6 +210,7 @@ def assemble(config: ml_collections.ConfigDict) -> Experiment:
       ValueError: for a part that cannot be built, or parts that do not fit together.
     """
     _check_network(config)
+    get_embedding(config)  # raises if the series do not fit into the images
     sde = get_sde(config)
     parametrization = get_parametrization(config, sde)
     model = get_model(config, sde)
@@ -223,7 +232,7 @@ def get_state_shapes(
     """Shapes and types of the arrays of the state, without computing them.
 
     Raises:
-      ValueError: for a network that cannot be built for images of the config's size.
+      ValueError: for a network that cannot be built for examples of the config's shape.
     """
     variables = get_variable_shapes(model, config)
     return jax.eval_shape(lambda p, m: losses.init_state(p, m, optimizer), *variables)

@@ -14,8 +14,8 @@ the estimates gives a standard error.
 Pixels have levels, 256 unless they have more than 8 bits. `dequantize` makes them continuous by
 uniform noise, (k + u) / 256. The density of the result, in units of one level, bounds the
 probability of the integers k from below. The `offset` converts to these units: it is 8 bits, or 7
-for data scaled to [-1, 1]. Data that were continuous from the start only have a density, and their
-offset is 0.
+for data scaled to [-1, 1]. Data that were continuous from the start only have a density, in nats
+and in the units of the data (`get_configured_density_fn`).
 """
 
 import dataclasses
@@ -31,8 +31,10 @@ import numpy as np
 from scorax.sde_lib import SDE, ScoreFn
 from scorax.solvers.probability_flow import Field, Integrator, get_drift
 from scorax.utils.arrays import lookup
-from scorax.utils.data_range import get_data_inverse_scaler
+from scorax.utils.data_range import get_data_inverse_scaler, log_scale
+from scorax.utils.embeddings import get_padding
 from scorax.utils.options import Option, OptionsOf, configured
+from scorax.utils.shapes import model_shape
 
 # The exact trace costs one product per dimension and step, and is refused for more dimensions.
 EXACT_DIMENSIONS = 256
@@ -54,6 +56,20 @@ class Likelihood(NamedTuple):
     bpd: jax.Array
     stderr: jax.Array
     z: jax.Array
+    nfe: jax.Array
+
+
+class Density(NamedTuple):
+    """The density of each example, and how it was computed.
+
+    Attributes:
+      nats_per_dim: (B,) negative logarithm of the density, divided by the number of dimensions.
+      stderr: (B,) standard error of it due to the choice of probes, see `Likelihood`.
+      nfe: evaluations of the score for each example, () int32.
+    """
+
+    nats_per_dim: jax.Array
+    stderr: jax.Array
     nfe: jax.Array
 
 
@@ -191,6 +207,36 @@ def get_configured_likelihood_fn(
     """
     offset = data_offset(get_data_inverse_scaler(config), levels)
     return get_likelihood_fn(sde, offset=offset, **configured(get_likelihood_fn, config))
+
+
+def get_configured_density_fn(
+    config: ml_collections.ConfigDict, sde: SDE
+) -> Callable[[jax.Array, ScoreFn, jax.Array], Density]:
+    """The density of continuous data that `config.eval.bpd_*` describes, in units of the data.
+
+    What an embedding leaves empty is no dimension of the data. It is 0, so that at the time `eps`
+    its density is that of N(0, sigma(eps)^2) at 0, which is taken off.
+
+    Returns:
+      `(rng, score_fn, data: (B, *S) in the model's range) -> Density`.
+
+    Raises:
+      ValueError: see `get_likelihood_fn`.
+    """
+    likelihood_fn = get_likelihood_fn(sde, **configured(get_likelihood_fn, config))
+    padding, shape, per_data = get_padding(config), model_shape(config), log_scale(config)
+    empty = 0 if padding is None else int(np.broadcast_to(padding, shape).sum())
+    dimensions = math.prod(shape) - empty
+
+    def density_fn(rng: jax.Array, score_fn: ScoreFn, data: jax.Array) -> Density:
+        found = likelihood_fn(rng, score_fn, data)
+        to_nats = math.prod(shape) * math.log(2)
+        _, sigma = sde.marginal_coeffs(jnp.asarray(config.eval.bpd_eps, data.dtype))
+        of_padding = empty * jnp.log(math.sqrt(2 * math.pi) * sigma)
+        nats = (to_nats * found.bpd - of_padding + per_data) / dimensions
+        return Density(nats, found.stderr * to_nats / dimensions, found.nfe)
+
+    return density_fn
 
 
 def data_offset(inverse_scaler: Callable[[Any], Any], levels: int = 256) -> float:

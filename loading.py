@@ -28,14 +28,20 @@ import numpy as np
 from scorax.conditioning.guidance import ClassifierFn, check_labels
 from scorax.configs import base
 from scorax.experiment import Experiment, assemble
-from scorax.likelihood import Likelihood, dequantize, get_configured_likelihood_fn
+from scorax.likelihood import (
+    Density,
+    Likelihood,
+    dequantize,
+    get_configured_density_fn,
+    get_configured_likelihood_fn,
+)
 from scorax.losses import State
 from scorax.sampling import get_sampling_fn
 from scorax.sde_lib import SDE, ScoreFn
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.config_files import read_config
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
-from scorax.utils.shapes import image_shape
+from scorax.utils.shapes import example_shape, model_shape
 from scorax.weights import formats
 from scorax.weights.readers import fitting_config, read_weights
 
@@ -48,8 +54,9 @@ Config = ml_collections.ConfigDict
 class Model:
     """A trained network, with its averaged parameters in evaluation mode.
 
-    Scores and states are in the model's range: [0, 1], or [-1, 1] with `config.data.centered`.
-    `to_model` maps images from [0, 1] to this range, and `to_unit` maps them back.
+    Scores and states are in the model's range, which is described in `utils.data_range`. For images
+    it is [0, 1], or [-1, 1] with `config.data.centered`. `to_model` maps data to this range (images
+    from [0, 1]), and `to_data` maps it back.
 
     Attributes:
       experiment: the parts described by the network's config.
@@ -76,9 +83,9 @@ class Model:
         return int(self.state.step)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one image: (H, W, C)."""
-        return image_shape(self.config)
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example: (H, W, C) for images."""
+        return example_shape(self.config)
 
     @functools.cached_property
     def variables(self) -> tuple[Any, Any]:
@@ -128,12 +135,12 @@ class Model:
 
         return functools.partial(classify, self.variables)
 
-    def to_model(self, images: jax.Array) -> jax.Array:
-        """Maps images from [0, 1] to the model's range."""
-        return get_data_scaler(self.config)(images)
+    def to_model(self, data: jax.Array) -> jax.Array:
+        """Maps data, such as images in [0, 1], to the model's range."""
+        return get_data_scaler(self.config)(data)
 
-    def to_unit(self, x: jax.Array) -> jax.Array:
-        """Maps data from the model's range to [0, 1], without clipping."""
+    def to_data(self, x: jax.Array) -> jax.Array:
+        """Maps the model's range to the units of the data, images to [0, 1], without clipping."""
         return get_data_inverse_scaler(self.config)(x)
 
     def sample(
@@ -145,30 +152,31 @@ class Model:
         condition: Callable[[ScoreFn], ScoreFn] | None = None,
         **sampling: Any,
     ) -> tuple[jax.Array, int]:
-        """Draws images with the sampler of the config or a different one.
+        """Draws examples with the sampler of the config or a different one.
 
-        Sampling is compiled once for each combination of sampler and number of images. With a
+        Sampling is compiled once for each combination of sampler and number of examples. With a
         condition it is compiled in every call.
 
         Args:
           rng: key.
-          n: number of images.
-          labels: (n,) classes of the images, for a class-conditional network; None: no class.
+          n: number of examples.
+          labels: (n,) classes of the examples, for a class-conditional network; None: no class.
           condition: turns the score into a conditional score, such as a row of
             `conditioning.LIKELIHOODS` or a function that calls `conditioning.classifier_guidance`.
           **sampling: fields of `config.sampling` to override, such as
             `method="dpmpp_2m_sde", steps=20`.
 
         Returns:
-          Images (n, H, W, C) in [0, 1], and the evaluations of the score for each.
+          Examples (n, *shape), images in [0, 1] and other data in their own units, and the
+          evaluations of the score for each.
 
         Raises:
           ValueError: for an unknown field or sampler, or labels that do not fit.
-          FloatingPointError: if the images are not finite.
+          FloatingPointError: if the samples are not finite.
         """
         self.experiment.check_score(labels)
         if n < 1:
-            raise ValueError(f"n={n} images cannot be drawn; draw at least 1")
+            raise ValueError(f"n={n} examples cannot be drawn; draw at least 1")
         if labels is not None:
             labels = jnp.asarray(labels)
             check_labels(labels, n, self.config.model.num_classes + 1)
@@ -178,22 +186,23 @@ class Model:
             draw = self._get_sampler(n, condition, sampling)
             if condition is None:
                 self._compiled[key] = draw
-        images, nfe = draw(self.variables, rng, labels)
-        if not jnp.isfinite(images).all():
+        samples, nfe = draw(self.variables, rng, labels)
+        if not jnp.isfinite(samples).all():
             raise FloatingPointError(
                 "the samples are not finite; take another sampler, more steps, or other weights"
             )
-        return images, int(nfe)
+        return samples, int(nfe)
 
     def _get_sampler(self, n: int, condition: Callable | None, sampling: dict) -> Callable:
         config = _with_fields(self.config, "sampling", sampling)
-        sampler, shape = get_sampling_fn(config, self.sde), (n, *self.shape)
+        sampler, shape = get_sampling_fn(config, self.sde), (n, *model_shape(config))
 
         @jax.jit
         def draw(variables: tuple, rng: jax.Array, labels: jax.Array | None) -> tuple:
             score_fn = self.experiment.score_fn(*variables, labels)
             x, nfe = sampler(rng, condition(score_fn) if condition else score_fn, shape)
-            return jnp.clip(self.to_unit(x), 0, 1), nfe
+            x = self.to_data(x)
+            return jnp.clip(x, 0, 1) if config.data.kind == "images" else x, nfe
 
         return draw
 
@@ -206,8 +215,13 @@ class Model:
           **settings: fields of `config.eval` to override, such as `bpd_probes=8`.
 
         Raises:
-          ValueError: for images of the wrong type or size, or an unknown field.
+          ValueError: for images of the wrong type or size, other data, or an unknown field.
         """
+        if self.config.data.kind != "images":
+            raise ValueError(
+                f"data.kind={self.config.data.kind!r} has no bits per dimension, which are defined "
+                "for values with levels; ask for nats_per_dim"
+            )
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise ValueError(
                 f"images are {images.dtype} of shape {images.shape}; bits per dimension need uint8 "
@@ -222,6 +236,28 @@ class Model:
             return likelihood_fn(probe_rng, self.experiment.score_fn(*variables), x)
 
         return bits(self.variables, self.to_model(dequantize(noise_rng, images)))
+
+    def nats_per_dim(self, rng: jax.Array, data: np.ndarray, **settings: Any) -> Density:
+        """Negative log density of continuous data, see `likelihood.get_configured_density_fn`.
+
+        Args:
+          rng: key for the probes.
+          data: (B, *shape) in units of the data.
+          **settings: fields of `config.eval` to override, such as `bpd_estimator="exact"`.
+
+        Raises:
+          ValueError: for data of the wrong shape, or an unknown field.
+        """
+        if data.shape[1:] != self.shape:
+            raise ValueError(f"data of shape {data.shape} do not fit examples of {self.shape}")
+        config = _with_fields(self.config, "eval", settings)
+        density_fn = get_configured_density_fn(config, self.sde)
+
+        @jax.jit
+        def nats(variables: tuple, x: jax.Array) -> Density:
+            return density_fn(rng, self.experiment.score_fn(*variables), x)
+
+        return nats(self.variables, self.to_model(jnp.asarray(data)))
 
 
 def load(
@@ -370,15 +406,18 @@ def load_initial(experiment: Experiment) -> State:
         raise ValueError(f"training.init_from={source!r}: {e}") from e
 
 
-def with_classes(config: Config, workdir: str) -> Config:
-    """A copy of the config with the names of the classes that the evaluated network has learnt."""
+def with_facts(config: Config, workdir: str) -> Config:
+    """A copy of the config with the classes and statistics that the evaluated network has learnt.
+
+    What the config says itself stays.
+    """
     directory = config.eval.checkpoint if formats.is_exported(config.eval.checkpoint) else workdir
     path = pathlib.Path(directory, "config.json")
-    if config.data.classes or not path.is_file():
+    if not path.is_file():
         return config
-    classes = load_config(directory).data.classes
-    config = config.copy_and_resolve_references()
-    config.data.classes = tuple(classes)
+    learnt, config = load_config(directory).data, config.copy_and_resolve_references()
+    for key in ("classes", "mean", "scale"):
+        config.data[key] = tuple(config.data[key] or learnt[key])
     return config
 
 

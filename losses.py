@@ -22,6 +22,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax import lax
 
@@ -107,6 +108,7 @@ def get_sde_loss_fn(
     reduce_mean: bool = True,
     num_classes: int = 0,
     label_dropout: float = 0.0,
+    padding: np.ndarray | None = None,
 ) -> LossFn:
     """The denoising score matching loss of a network.
 
@@ -118,6 +120,7 @@ def get_sde_loss_fn(
       reduce_mean: whether to take the mean over the data dimensions, or else half the sum.
       num_classes: number of classes of a class-conditional network; 0 for any other network.
       label_dropout: probability of hiding an example's class in training.
+      padding: True where an example is padding, see `get_score_fn`; it does not count in the loss.
 
     Returns:
       `(rng, params, model_state, batch) -> (loss, model_state)`. The batch holds "image": (B, *S)
@@ -132,9 +135,12 @@ def get_sde_loss_fn(
             label_keys = jax.vmap(jax.random.fold_in, (0, None))(level_keys, 1)
             classes = drop_labels(label_keys, classes, num_classes, label_dropout)
         score_fn = get_score_fn(
-            sde, model, params, model_state, parametrization, train, dropout_key, classes
+            sde, model, params, model_state, parametrization, train, dropout_key, classes, padding
         )
         error = score_matching_error(score_fn, batch["image"], level, z)
+        if padding is not None:
+            share = 1 - np.mean(padding) if reduce_mean else 1.0  # of what counts in the mean
+            error = jnp.where(padding, 0, error) / share
         return reduce_loss(error, reduce_mean), model_state
 
     return loss_fn

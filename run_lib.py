@@ -27,13 +27,21 @@ import numpy as np
 
 from scorax import evaluators, loading, losses
 from scorax.data_sources.source import Source
-from scorax.datasets import BatchIterator, describe, get_dataset, get_iterator, get_source
-from scorax.evaluators import EVALUATORS, AccuracyCurve, ImageSampler
+from scorax.datasets import (
+    BatchIterator,
+    describe,
+    get_dataset,
+    get_iterator,
+    get_source,
+    get_statistics,
+)
+from scorax.evaluators import EVALUATORS, AccuracyCurve, BatchSampler
 from scorax.experiment import CLASSIFIER, Experiment, build
-from scorax.utils import images, parallel
+from scorax.utils import parallel
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
+from scorax.utils.pictures import get_pictures
 from scorax.utils.rounds import Stopped
 from scorax.utils.signals import StopSignal
 
@@ -52,6 +60,7 @@ class Run:
 
     Attributes:
       checkpoints: the checkpoints of the run.
+      pictures: how examples are shown.
       writer: writes scalars and pictures for TensorBoard.
     """
 
@@ -59,10 +68,10 @@ class Run:
         self, experiment: Experiment, workdir: str, checkpoints: Checkpoints, start: int
     ) -> None:
         self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
-        self.checkpoints = checkpoints
+        self.checkpoints, self.pictures = checkpoints, get_pictures(experiment.config.data.kind)
         self.writer = MetricWriter(os.path.join(workdir, "tensorboard"), start)
         self._schedule = losses.get_schedule(experiment.config)
-        self._sampler: ImageSampler | None = None
+        self._sampler: BatchSampler | None = None
         self._curve: AccuracyCurve | None = None
         self.restart_clock(start)
 
@@ -134,20 +143,20 @@ class Run:
     def _draw_samples(self, rng: jax.Array, state: losses.State) -> None:
         """Draws samples and writes them as a picture, to a file and for TensorBoard."""
         step = int(state.step)
-        self._sampler = self._sampler or ImageSampler(self.experiment)
+        self._sampler = self._sampler or BatchSampler(self.experiment)
         try:
             x = self._sampler(rng, state)
         except FloatingPointError as e:  # the sampler failed, but training may be going well
             log.warning("no picture of step %d: %s", step, e)
         else:
-            self.write_grid(step, "samples", x)
+            self.write_picture(step, "samples", x)
             if parallel.is_primary():
-                images.save_grid(self.sample_path(step), x)
+                self.pictures.save(self.sample_path(step), x)
             log.info("samples of step %d: %s", step, self.sample_path(step))
 
-    def write_grid(self, step: int, name: str, x: np.ndarray) -> None:
-        """Writes images in [0, 1] for TensorBoard."""
-        self.writer.images(step, name, images.make_grid(x[:64]))
+    def write_picture(self, step: int, name: str, x: np.ndarray) -> None:
+        """Shows examples in TensorBoard."""
+        self.writer.images(step, name, self.pictures.draw(x[:64], None, None))
 
     def finish(self, state: losses.State) -> None:
         """Draws the last picture of a finished run, unless it was drawn before a restart."""
@@ -181,7 +190,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
       FloatingPointError: if training diverges.
     """
     source = get_source(config, "train")
-    config = _with_classes(config, source)
+    config = _with_facts(config, source)
     experiment = _build(config)
     batches, held_out = get_dataset(config, "train", source=source), get_dataset(config, "test")
     unusual = _check_data(experiment, source)
@@ -200,7 +209,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
         stack.enter_context(contextlib.closing(run.writer))
         stop = stack.enter_context(StopSignal())
         if int(state.step) == 0:
-            run.write_grid(0, "data", get_data_inverse_scaler(config)(batches[0]["image"]))
+            run.write_picture(0, "data", get_data_inverse_scaler(config)(batches[0]["image"]))
         if int(state.step) < config.training.n_iters:
             state = _train_steps(run, state, iterator, held_out, stop)
         if parallel.any_process(stop.received is not None):
@@ -211,8 +220,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
     return state
 
 
-def _with_classes(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
-    """A copy of the config with the names of the classes of the data.
+def _with_facts(config: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
+    """A copy of the config with what is known of the data: names of classes, and statistics.
 
     Raises:
       ValueError: if the config has other names.
@@ -224,6 +233,8 @@ def _with_classes(config: ml_collections.ConfigDict, source: Source) -> ml_colle
         )
     config = config.copy_and_resolve_references()
     config.data.classes = names or found
+    if not (config.data.mean and config.data.scale):
+        config.data.mean, config.data.scale = get_statistics(config, source)
     return config
 
 
@@ -395,7 +406,7 @@ def evaluate(
       ValueError: for a bad config, or if there is no checkpoint that matches it.
       FloatingPointError: if samples are not finite.
     """
-    config = loading.with_classes(config, workdir)
+    config = loading.with_facts(config, workdir)
     experiment = _build(config)
     loading.find_weights(config, workdir)  # raises if there are none, before anything is written
     with logging_errors(workdir), StopSignal() as stop:

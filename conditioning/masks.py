@@ -1,5 +1,7 @@
 """Masks for inpainting: (H, W, 1) float32 with 1 where a pixel is known and 0 in the hole.
 
+Masks of series are (L, C), and hide points in time (`get_series_mask`).
+
 A shape of adjustable size is described by one number per pixel: the size at which the growing shape
 reaches the pixel. A fraction is drawn from a range of `AMOUNTS`, and the hole consists of all
 pixels reached at the size that hides this fraction. The hidden fraction thus stays inside its range
@@ -8,7 +10,7 @@ for every image size, wherever the shape lies and however much of it the border 
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -52,6 +54,43 @@ def get_mask(
         raise ValueError(f"a mask of {h}x{w} is too small; its sides must be at least {SMALLEST}")
     hidden = draw(h, w, fractions, np.random.default_rng(seed))
     return 1 - hidden[:, :, None].astype(np.float32)
+
+
+def get_series_mask(
+    name: str, length: int, channels: int, points: int = 0, only: Sequence[int] = (), seed: int = 0
+) -> np.ndarray:
+    """A mask of series: (length, channels) float32, 1 = known.
+
+    Args:
+      name: a row of SERIES_MASKS.
+      length, channels: shape of a series.
+      points: number of hidden points; 0: a quarter of the series.
+      only: channels in which points are hidden; (): all.
+      seed: determines which points "random" hides, in each channel others, and where "block" lies.
+
+    Raises:
+      ValueError: for an unknown name, numbers out of range, or a mask that leaves nothing known.
+    """
+    draw = lookup(SERIES_MASKS, name, "mask of series (eval.mask)")
+    points = points or max(1, length // 4)
+    wrong = [k for k in only if not 0 <= k < channels]
+    if wrong:
+        raise ValueError(
+            f"eval.mask_channels={tuple(only)}: there is no channel {wrong[0]}; choose from 0 ... "
+            f"{channels - 1}"
+        )
+    if not 0 < points <= length:
+        raise ValueError(
+            f"eval.mask_points={points} must lie between 1 and the {length} points of a series"
+        )
+    hidden = draw(length, channels, points, np.random.default_rng(seed))
+    hidden = hidden & np.isin(np.arange(channels), list(only) or range(channels))
+    if hidden.all():
+        raise ValueError(
+            f"eval.mask={name!r} with eval.mask_points={points} hides everything; leave a "
+            "point, or a channel (eval.mask_channels), known"
+        )
+    return 1 - hidden.astype(np.float32)
 
 
 def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -203,6 +242,26 @@ def _every_other_pixel(h: int, w: int, *_: object) -> np.ndarray:
     return np.add.outer(np.arange(h), np.arange(w)) % 2 == 1
 
 
+def _last(length: int, channels: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    """The last points: a forecast."""
+    return np.tile(np.arange(length)[:, None] >= length - points, channels)
+
+
+def _block(length: int, channels: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    start = rng.integers(length - points + 1)
+    i = np.arange(length)[:, None]
+    return np.tile((i >= start) & (i < start + points), channels)
+
+
+def _missing(length: int, channels: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    order = rng.permuted(np.tile(np.arange(length)[:, None], channels), axis=0)
+    return order < points
+
+
+def _whole(length: int, channels: int, points: int, rng: np.random.Generator) -> np.ndarray:
+    return np.ones((length, channels), bool)
+
+
 # Hidden fraction of the masks in GROWING, as in the AFHQ project.
 AMOUNTS = {"light": (0.10, 0.25), "heavy": (0.50, 0.75)}
 GROWING = {
@@ -223,3 +282,5 @@ MASKS = {
     },
     "every_other_pixel": _every_other_pixel,
 }
+# (L, C, number of points, generator) -> what is hidden, (L, C)
+SERIES_MASKS = {"last": _last, "block": _block, "random": _missing, "channels": _whole}

@@ -85,7 +85,10 @@ def get_config() -> ml_collections.ConfigDict:
     e.measurements = ""  # same tasks: a folder of pictures that are measured already; "": none
     e.num_conditioned = 8  # "inpaint", "colorize", "restore": number of images of the split
     e.samples_per_image = 8  # "inpaint", "colorize", "restore": samples drawn for each image
-    e.mask = "box"  # "inpaint", operator "mask": of conditioning.MASKS, or a picture of a mask
+    e.mask = "box"  # "inpaint", operator "mask": a row of conditioning.MASKS, or a picture of a
+    # mask; of series: a row of conditioning.masks.SERIES_MASKS
+    e.mask_points = 0  # "inpaint" of series: number of hidden points; 0: a quarter of them
+    e.mask_channels = ()  # "inpaint" of series: numbers of the channels with a gap; (): all
     e.mask_amount = "light"  # how much is hidden by growing masks: a row of conditioning.AMOUNTS
     e.resampling_steps = 0  # "inpaint", "colorize" with "pc": RePaint's resamplings; 0: none
     e.resampling_jump = 10  # steps forward and back in each resampling
@@ -122,6 +125,7 @@ def get_config() -> ml_collections.ConfigDict:
     g.labels = ()  # classes to draw in turn, by number or name; (): all classes
 
     c.data = d = ml_collections.ConfigDict()
+    d.kind = "images"  # what an example is: a row of utils.shapes.KINDS
     d.dataset = "mnist"  # a row of datasets.DATASETS
     d.dir = ""  # folder or file of the data; "": the data set's default
     d.category = ""  # LSUN: bedroom, church_outdoor
@@ -130,7 +134,16 @@ def get_config() -> ml_collections.ConfigDict:
     d.background = "white"  # behind transparent pixels of 1 or 3 channels: white, black, refuse
     d.value_range = ()  # values of black and white; (): the full range of bytes, 16 bits or [0, 1]
     d.classes = ()  # names of the classes in the order of their labels; training fills it in
-    d.centered = False  # the model's range is [-1, 1]; False: [0, 1]
+    d.length = 0  # series, fields: number of points in time
+    d.stride = 1  # "series": points from the start of one window of a file to that of the next
+    d.columns = ()  # "series": names of the columns of a table that are used; (): all of them
+    d.embedding = ""  # series as images: a row of utils.embeddings.EMBEDDINGS; "": as they are
+    d.delay = 8  # embedding "delay": points from one column of an image to the next
+    d.n_fft = 63  # embedding "stft": points in a window
+    d.hop = 23  # embedding "stft": points from one window to the next
+    d.mean = ()  # of the training data, unless they are images; training fills it in
+    d.scale = ()  # the model's range is (x - mean) / scale; training fills it in
+    d.centered = False  # images: the model's range is [-1, 1]; False: [0, 1]
     d.random_flip = True  # mirror half of the training images left to right
     d.random_shift = 0  # largest random shift of training images, in pixels along each axis
     d.uniform_dequantization = False  # (255 x + u) / 256, u uniform in [0, 1)
@@ -139,7 +152,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model = m = ml_collections.ConfigDict()
     m.name = "ncsnpp"  # a row of models.utils.MODELS, or of CLASSIFIERS for objective "classifier"
     m.parametrization = "score_sde"  # a row of models.utils.PARAMETRIZATIONS
-    m.sigma_data = 0.5  # parametrization and objective "edm": standard deviation of the data
+    m.sigma_data = 0.5  # standard deviation of the data: for "edm"; of other data than images
     m.sigma_min = 0.01  # VE: smallest noise level
     m.sigma_max = 50.0  # VE: largest noise level
     m.sigma_base = 25.0  # sigma^t SDE: sigma

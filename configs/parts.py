@@ -141,6 +141,18 @@ def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
     c.optim.lr = 1e-4
 
 
+@part("network")
+def mlp(c: ml_collections.ConfigDict) -> None:
+    """A residual multilayer perceptron, for points and other small arrays."""
+    m = c.model
+    m.name = "mlp"
+    m.nf = 128
+    m.num_res_blocks = 4
+    m.embedding_type = "positional"
+    m.scale_by_sigma = False
+    m.dropout = 0.0
+
+
 @part("noise levels")
 def discrete(c: ml_collections.ConfigDict) -> None:
     """Training on the N noise levels of SMLD or DDPM; the network sees the index of a level."""
@@ -203,6 +215,59 @@ def heun(c: ml_collections.ConfigDict) -> None:
     """The sampler of Karras et al. 2022: Heun's rule on their grid, 18 steps, 35 evaluations."""
     c.sampling.method = "heun"
     c.sampling.steps = 18
+
+
+@part("data")
+def points(c: ml_collections.ConfigDict) -> None:
+    """Points in the plane, with a schedule that takes a laptop a minute."""
+    d = c.data
+    d.kind = "points"
+    d.dataset = "gaussians"
+    d.num_channels = 2
+    d.random_flip = False
+    d.num_threads = 2
+    c.model.sigma_data = 1.0
+    c.model.ema_rate = 0.99
+    c.model.ema_warmup = True
+    t = c.training
+    t.batch_size = 512
+    t.n_iters = 3000
+    t.n_jitted_steps = 10
+    t.log_freq = 100
+    t.eval_freq = 100
+    t.snapshot_freq = 3000
+    t.snapshot_freq_for_preemption = 1000
+    c.optim.lr = 2e-3
+    c.optim.warmup = 100
+    c.optim.schedule = "cosine"
+    c.sampling.steps = 200
+    e = c.eval
+    e.batch_size = 1000
+    e.num_samples = 1000
+    e.bpd_estimator = "exact"
+
+
+@part("data")
+def series(c: ml_collections.ConfigDict, length: int, delay: int, size: int) -> None:
+    """Series of a length as images of size x size pixels, with a network for two CPU cores."""
+    d = c.data
+    d.kind = "series"
+    d.dataset = "series"
+    d.length = length
+    d.num_channels = 1
+    d.embedding = "delay"
+    d.delay = delay
+    d.image_size = size
+    d.random_flip = False
+    small(c, 2400)
+    c.eval.mask = "last"
+
+
+@part("data")
+def ou(c: ml_collections.ConfigDict) -> None:
+    """Ornstein-Uhlenbeck paths of 253 points as images of 32x32."""
+    series(c, 253, 8, 32)
+    c.data.dataset = "ou"
 
 
 @part("size")
@@ -314,13 +379,19 @@ def offline_denoiser(c: ml_collections.ConfigDict) -> None:
 
 @part("variant")
 def smoke(c: ml_collections.ConfigDict) -> None:
-    """A tiny variant of any config, on scikit-learn's 8-pixel digits: seconds on a CPU."""
-    c.data.dataset = "digits"
-    c.data.dir = ""
+    """A tiny variant of any config, seconds on a CPU: images become scikit-learn's digits."""
+    d = c.data
+    d.dir = ""
+    d.image_size = 8
+    if d.kind == "images":
+        d.dataset = "digits"
+        d.num_channels = 1
+    elif d.kind == "series":
+        d.dataset = "sines" if d.dataset == "series" else d.dataset
+        d.length = 24
+        d.delay = 3
     c.eval.features = "classifier"
     c.guidance.classifier = ""
-    c.data.image_size = 8
-    c.data.num_channels = 1
     m = c.model
     m.nf = 32 if m.name == "ddpm" else 8  # the normalisation of DDPM has 32 groups
     m.ch_mult = (1, 2)

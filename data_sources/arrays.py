@@ -156,8 +156,14 @@ def read_labels(read: Callable[[str], np.ndarray], name: str | None, shape: tupl
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
+_SPLIT_WORDS = {name for names in SPLIT_NAMES.values() for name in names}
+
+
+def names_split(path: Path) -> bool:
+    """Whether a file is named after a split."""
+    return path.stem.lower() in _SPLIT_WORDS
+
+
 def serves_all_splits(path: Path, image_key: str) -> bool:
     """Whether the images of this name, in this file, serve as both splits."""
-    words = {name for names in SPLIT_NAMES.values() for name in names}
-    named = path.stem.lower() in words or words & set(re.split("[_/]", image_key))
-    return not named
+    return not (names_split(path) or _SPLIT_WORDS & set(re.split("[_/]", image_key)))

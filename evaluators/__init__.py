@@ -6,21 +6,23 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
+
 from scorax.conditioning import DENOISERS, LIKELIHOODS, OPERATORS
 from scorax.conditioning.operators import get_grayscale, get_masking
 from scorax.configs.ranges import check_ranges
 from scorax.datasets import get_source
 from scorax.evaluators.accuracy import AccuracyCurve, evaluate_accuracy
+from scorax.evaluators.batch_sampler import BatchSampler
 from scorax.evaluators.class_conditional import (
     check_class_conditional,
     evaluate_class_conditional,
     get_guide_inputs,
 )
-from scorax.evaluators.conditional import check_conditional, evaluate_conditional
+from scorax.evaluators.conditional import GetProblem, check_conditional, evaluate_conditional
 from scorax.evaluators.context import Numbers, rounds_folder
 from scorax.evaluators.denoising import check_denoise, evaluate_denoise
 from scorax.evaluators.held_out import check_bpd, evaluate_bpd, evaluate_loss
-from scorax.evaluators.image_sampler import ImageSampler
 from scorax.evaluators.latents import (
     check_interpolate,
     evaluate_encode,
@@ -31,19 +33,21 @@ from scorax.evaluators.originals import get_originals
 from scorax.evaluators.problems import Colorization, Inpainting, Problem, Restoration
 from scorax.evaluators.quality import check_fd, evaluate_fd, get_fd_inputs
 from scorax.evaluators.samples import evaluate_samples, read_settings
+from scorax.evaluators.series_problems import SeriesInpainting
 from scorax.evaluators.task import Evaluator
 from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
 from scorax.likelihood import get_likelihood_fn
 from scorax.metrics.feature_sets import METRICS
 from scorax.solvers.probability_flow import get_encoder
 from scorax.utils.arrays import lookup
+from scorax.utils.shapes import KINDS as _KINDS
 
 __all__ = [
     "EVALUATORS",
     "REPORT",
     "AccuracyCurve",
     "Evaluator",
-    "ImageSampler",
+    "BatchSampler",
     "check",
     "in_order",
     "read_report",
@@ -70,6 +74,7 @@ def check(experiment: Experiment) -> None:
                 f"but training.objective={experiment.config.training.objective!r} trains "
                 f"{experiment.network}; leave the task out"
             )
+        _check_kind(experiment.config, EVALUATORS[task])
         EVALUATORS[task].check(experiment)
         # Opens the images that the task reads, to find out whether they are there and fit.
         if "eval.images" in EVALUATORS[task].keys:
@@ -77,6 +82,22 @@ def check(experiment: Experiment) -> None:
                 get_originals(experiment.config)
         elif "eval.split" in EVALUATORS[task].keys:
             get_source(experiment.config, e.split)
+
+
+def _check_kind(config: ml_collections.ConfigDict, evaluator: Evaluator) -> None:
+    """Raises ValueError unless a task works with the kind of data."""
+    kind = config.data.kind
+    if kind not in evaluator.kinds:
+        able = [name for name, row in EVALUATORS.items() if kind in row.kinds]
+        raise ValueError(
+            f"the task {evaluator.name!r} (eval.tasks) takes {' and '.join(evaluator.kinds)}, but "
+            f"data.kind={kind!r}; for {kind} there are {', '.join(able)}"
+        )
+    if kind != "images" and config.eval.save_images:
+        raise ValueError(
+            f"eval.save_images=True writes each sample as a picture, but data.kind={kind!r}; the "
+            "samples are in samples.npz"
+        )
 
 
 def in_order(tasks: Sequence[str]) -> list[str]:
@@ -107,16 +128,28 @@ def read_report(folder: str) -> Numbers:
         raise ValueError(f"{path} cannot be read ({e}); move it away") from e
 
 
+KINDS = tuple(_KINDS)
 _SPLIT = ("eval.batch_size", "eval.split")
 _SAMPLES = ("sampling.", "eval.batch_size", "eval.num_samples")
 _JUDGE = ("eval.features", "eval.features_path")
 _ORIGINALS = ("eval.images", "eval.measurements", *_SPLIT)
 
 
-def _conditional(problem: type[Problem], *depends_on: Any) -> Evaluator:
-    """The row of a task that draws images given measurements of other images."""
+def _inpainting(experiment: Experiment) -> Problem:
+    """Inpainting of the kind of data of an experiment."""
+    series = experiment.config.data.kind == "series"
+    return SeriesInpainting(experiment) if series else Inpainting(experiment)
+
+
+def _conditional(
+    name: str,
+    problem: GetProblem,
+    *depends_on: Any,
+    kinds: tuple[str, ...] = ("images",),
+) -> Evaluator:
+    """The row of a task that draws examples given measurements of others."""
     return Evaluator(
-        problem.name,
+        name,
         functools.partial(evaluate_conditional, problem),
         (
             "sampling.",
@@ -127,6 +160,7 @@ def _conditional(problem: type[Problem], *depends_on: Any) -> Evaluator:
             *depends_on,
         ),
         functools.partial(check_conditional, problem),
+        kinds=kinds,
     )
 
 
@@ -137,18 +171,21 @@ _ROWS = (
         (*_SAMPLES, "eval.save_images"),
         made_with=read_settings,
         at_least="eval.num_samples",
+        kinds=KINDS,
     ),
     Evaluator(
         "loss",
         evaluate_loss,
         ("training.", "data.uniform_dequantization", "eval.num_examples", *_SPLIT),
         networks=(SCORE, ONE_LEVEL, CLASSIFIER),
+        kinds=KINDS,
     ),
     Evaluator(
         "bpd",
         evaluate_bpd,
         (get_likelihood_fn, "eval.bpd_repeats", "eval.num_examples", *_SPLIT),
         check_bpd,
+        kinds=KINDS,
     ),
     Evaluator(
         "fd",
@@ -189,10 +226,21 @@ _ROWS = (
         check_class_conditional,
         get_inputs=get_guide_inputs,
     ),
-    _conditional(Inpainting, get_masking, "eval.known_likelihood", "eval.resampling_"),
-    _conditional(Colorization, get_grayscale, "eval.known_likelihood", "eval.resampling_"),
     _conditional(
-        Restoration, OPERATORS, "eval.operator", "eval.likelihood", "eval.measurement_std"
+        "inpaint",
+        _inpainting,
+        get_masking,
+        *("eval.mask_", "eval.known_likelihood", "eval.resampling_", "data.columns"),
+        kinds=("images", "series"),
+    ),
+    _conditional(
+        "colorize", Colorization, get_grayscale, "eval.known_likelihood", "eval.resampling_"
+    ),
+    _conditional(
+        "restore",
+        Restoration,
+        OPERATORS,
+        *("eval.operator", "eval.likelihood", "eval.measurement_std"),
     ),
 )
 # task -> (experiment, state, folder) -> numbers for the report

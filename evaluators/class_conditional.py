@@ -19,6 +19,7 @@ from scorax.conditioning.guidance import (
     get_weight_fn,
 )
 from scorax.datasets import get_source
+from scorax.evaluators.batch_sampler import BatchSampler
 from scorax.evaluators.context import (
     Numbers,
     TaskContext,
@@ -26,7 +27,6 @@ from scorax.evaluators.context import (
     name_classes,
     name_samples,
 )
-from scorax.evaluators.image_sampler import ImageSampler
 from scorax.evaluators.task import crc32_of
 from scorax.experiment import Experiment
 from scorax.loading import Model, load_classifier
@@ -102,7 +102,7 @@ class Guide:
         )
 
     def get_sampler(self, observer: Observer | None = None) -> Sampler:
-        """The configured sampler, to be called with labels (B,) and `given`; see `ImageSampler`."""
+        """The configured sampler, to be called with labels (B,) and `given`; see `BatchSampler`."""
         sampler = sampling.get_sampling_fn(self.config, self.sde, observer)
 
         def sample(
@@ -183,7 +183,7 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
     n, size = config.eval.num_samples, context.batch_size
     rounds = -(-n // size)
     labels = np.resize(guide.labels, rounds * size)  # in turns
-    sampler = ImageSampler(context.experiment, guide.get_sampler)
+    sampler = BatchSampler(context.experiment, guide.get_sampler)
 
     def draw(i: int) -> Arrays:
         given = labels[i * size : (i + 1) * size], *guide.given
@@ -199,7 +199,7 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
     rows = guide.labels[:n]
     each = min(n // len(rows), _COLUMNS)
     shown = samples[: each * len(rows)].reshape(each, len(rows), *samples.shape[1:])
-    context.save_grid("class_conditional.png", np.concatenate(np.moveaxis(shown, 1, 0)), each)
+    context.save_picture("class_conditional.png", np.concatenate(np.moveaxis(shown, 1, 0)), each)
     return {
         **guide.settings,
         "weight": {k: v for k, v in config.guidance.to_dict().items() if k not in _NO_WEIGHT},

@@ -3,8 +3,8 @@
 Everything is measured with the averaged parameters. Work is done in rounds of `eval.batch_size`
 items (utils/rounds.py); after an interruption, finished rounds are not repeated. On any hardware, a
 round is the same batch on every process, split over all devices, and the surplus items of the last
-round are dropped. Images are uint8 (N, H, W, C) on disk, in [0, 1] on the host, and in the model's
-range inside `jit`.
+round are dropped. Examples are in the units of the data on the host, and in the model's range
+inside `jit`. Images are in [0, 1] on the host, and uint8 (N, H, W, C) on disk.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from scorax.experiment import Experiment
 from scorax.utils import images, parallel
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.logging import progress_bar
+from scorax.utils.pictures import get_pictures, save_picture
 from scorax.utils.rounds import Arrays, run_rounds
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class TaskContext:
       folder: folder of the results.
       settings: everything that the results depend on.
       batch_size: number of items in a round.
-      scaler, to_unit: maps of arrays from [0, 1] to the model's range, and back.
+      scaler, to_data: maps of arrays to the model's range, and back.
+      pictures: how examples are kept and shown.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class TaskContext:
         self.experiment, self.state, self.config = experiment, state, experiment.config
         self.folder, self.settings = folder, settings
         self.batch_size = self.config.eval.batch_size
-        self.to_unit = get_data_inverse_scaler(self.config)
+        self.to_data = get_data_inverse_scaler(self.config)
         self.scaler = get_data_scaler(self.config)
+        self.pictures = get_pictures(self.config.data.kind)
         self._rounds = rounds_folder(folder, task)
 
     @functools.cached_property
@@ -73,13 +76,13 @@ class TaskContext:
         return min(self.config.eval.num_examples or len(self.source), len(self.source))
 
     def read(self, source: Source, positions: np.ndarray) -> np.ndarray:
-        """The images of a source at the given positions: uint8 or float32 (B, H, W, C)."""
+        """The examples of a source at the given positions: uint8 or float32 (B, *S)."""
         with ThreadPoolExecutor(self.config.data.num_threads) as pool:
             examples = pool.map(source.__getitem__, positions.tolist())
             return np.stack([example["image"] for example in examples])
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
-        """Maps images as `read` returns them to the model's range: float32."""
+        """Maps examples as `read` returns them to the model's range: float32."""
         return self.scaler(images.to_float(x))
 
     def rng(self, i: int) -> jax.Array:
@@ -131,10 +134,14 @@ class TaskContext:
         if parallel.is_primary():
             images.save_npz(self.path(file), **arrays)
 
-    def save_grid(self, file: str, x: np.ndarray, columns: int | None = None) -> None:
-        """Writes images (N, H, W, C), uint8 or in [0, 1], as one picture."""
+    def save_picture(self, file: str, x: np.ndarray, columns: int | None = None) -> None:
+        """Writes examples (N, *S) as one picture, images in rows of so many columns."""
+        self.save_drawing(file, self.pictures.draw(images.to_float(x), columns, None))
+
+    def save_drawing(self, file: str, picture: np.ndarray) -> None:
+        """Writes a picture, uint8 (H, W[, 3])."""
         if parallel.is_primary():
-            images.save_grid(self.path(file), images.to_float(x), columns)
+            save_picture(self.path(file), picture)
         _log.info("picture: %s", self.path(file))
 
     def save_each(self, folder: str, x: np.ndarray, names: Sequence[str]) -> None:
@@ -159,7 +166,7 @@ def name_samples(count: int, labels: np.ndarray = (), classes: Sequence[str] = (
 
 
 def is_held_out(config: ml_collections.ConfigDict, split: str) -> bool:
-    """Whether a split of the data set of a config shares no image with its training images."""
+    """Whether a split of the data set of a config shares no example with its training data."""
     if split == "train":
         return False
     source = get_source(config, split)

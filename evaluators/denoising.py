@@ -53,11 +53,11 @@ def evaluate_denoise(context: TaskContext) -> Numbers:
         x = context.read(source, context.positions(i, len(source)))
         if given:
             y, truth = context.to_model(x), None
-            arrays = {"noisy": context.to_unit(y)}
+            arrays = {"noisy": context.to_data(y)}
         else:
             noise = np.asarray(jax.random.normal(jax.random.fold_in(context.rng(i), 0), x.shape))
             y = (context.to_model(x) + sigma * noise).astype(np.float32)
-            noisy, truth = context.to_unit(y), images.to_float(x)
+            noisy, truth = context.to_data(y), images.to_float(x)
             arrays = {"originals": x, "noisy": noisy} | _named("clipped", likeness(noisy, truth))
             raw = {f: getattr(image_pairs, f)(noisy, truth) for f in ("psnr", "ssim")}
             arrays |= _named("noisy", raw)
@@ -66,7 +66,7 @@ def evaluate_denoise(context: TaskContext) -> Numbers:
             rng = jax.random.fold_in(context.rng(i), 1 + list(DENOISERS).index(name))
             found, nfe = denoise(y, rng)
             _check_finite(context, name, found)
-            found = context.to_unit(found)
+            found = context.to_data(found)
             arrays |= {name: images.to_uint8(found), f"{name}_nfe": np.array([nfe])}
             arrays |= {} if given else _named(name, likeness(found, truth))
         return arrays
@@ -94,7 +94,7 @@ def _save(context: TaskContext, arrays: Arrays, denoisers: list[str], names: lis
     context.save_npz("denoise.npz", **columns, **({"names": np.array(names)} if names else {}))
     pictures = [images.to_uint8(images.to_float(x[:_ROWS])) for x in columns.values()]
     rows = np.stack(pictures, axis=1)
-    context.save_grid("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
+    context.save_picture("denoise.png", rows.reshape(-1, *rows.shape[2:]), columns=len(columns))
     for name in denoisers if names else ():
         context.save_each("denoise", arrays[name], [f"{s}_{name}" for s in file_stems(names)])
 

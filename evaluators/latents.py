@@ -45,7 +45,7 @@ def evaluate_encode(context: TaskContext) -> Numbers:
         x = context.read(context.source, context.positions(i, len(context.source)))
         z, there = encode(context.to_model(x))
         y, back = decode(z)
-        y = np.clip(context.to_unit(y), 0, 1)
+        y = np.clip(context.to_data(y), 0, 1)
         arrays = {"images": x, "latents": z, "reconstructions": images.to_uint8(y)}
         arrays["psnr"] = image_pairs.psnr(y, images.to_float(x))
         return arrays | {"nfe_encode": np.array([there]), "nfe_decode": np.array([back])}
@@ -55,7 +55,7 @@ def evaluate_encode(context: TaskContext) -> Numbers:
     context.save_npz("encode.npz", **arrays)
     shown = min(n, 16)
     pair = [images.to_float(arrays[name][:shown]) for name in ("images", "reconstructions")]
-    context.save_grid("encode.png", np.concatenate(pair), columns=shown)
+    context.save_picture("encode.png", np.concatenate(pair), columns=shown)
     return {
         "split": context.config.eval.split,
         "num_encoded": n,
@@ -87,7 +87,7 @@ def evaluate_interpolate(context: TaskContext) -> Numbers:
 
     def decode_one(i: int) -> Arrays:
         x, nfe = decode(ways[context.positions(i, len(ways))])
-        return {"images": images.to_uint8(context.to_unit(x)), "nfe": np.array([nfe])}
+        return {"images": images.to_uint8(context.to_data(x)), "nfe": np.array([nfe])}
 
     encoded = context.show_rounds("encode", len(originals), encode_one)
     latents = encoded["latents"].reshape(pairs, 2, *originals.shape[1:])
@@ -102,7 +102,7 @@ def evaluate_interpolate(context: TaskContext) -> Numbers:
         weights=weights,
         images=x.reshape(pairs, e.num_points, *x.shape[1:]),
     )
-    context.save_grid("interpolate.png", x, columns=e.num_points)
+    context.save_picture("interpolate.png", x, columns=e.num_points)
     return {
         "split": e.split,
         "num_pairs": pairs,

@@ -27,6 +27,11 @@ def get_originals(config: ml_collections.ConfigDict) -> Source:
       ValueError: naming the file, for a file that is not an image, or whose size or kind of pixels
         differs from the config; see also `datasets.get_source`.
     """
+    if config.eval.images and config.data.kind != "images":
+        raise ValueError(
+            f"eval.images={config.eval.images!r} names pictures, but data.kind={config.data.kind!r}"
+            "; name a file with gaps by eval.measurements, or leave it empty for eval.split"
+        )
     if config.eval.images:
         return read_pictures(config, "images", image_shape(config))
     return get_source(config, config.eval.split)

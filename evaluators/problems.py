@@ -1,7 +1,8 @@
 """Problems such as inpainting: what is known about images, and how to draw images that agree.
 
 Measurements are made on images in [0, 1], so the noise is in units of the distance from black to
-white, whatever the model's range is. A sampler sees nothing but the measurement.
+white, whatever the model's range is. A sampler sees nothing but the measurement. Series have a file
+of their own, `series_problems`.
 
 What is known exactly is imposed by a projection, which draws the known part of x_t from its
 perturbation kernel, and a likelihood steers the unknown part (`eval.known_likelihood`). The two
@@ -29,8 +30,8 @@ from scorax.controllable_generation import (
     inpainting_projection,
 )
 from scorax.data_sources.pixels import MODES
-from scorax.evaluators.context import Numbers
-from scorax.evaluators.originals import read_pictures
+from scorax.evaluators.context import Numbers, TaskContext
+from scorax.evaluators.originals import file_stems, likeness, read_pictures
 from scorax.experiment import Experiment
 from scorax.sde_lib import Projection, Sampler, ScoreFn
 from scorax.utils.arrays import lookup
@@ -38,7 +39,8 @@ from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.images import to_float
 from scorax.utils.options import check_parameters, configured
 from scorax.utils.progress import Observer
-from scorax.utils.shapes import image_shape
+from scorax.utils.rounds import Arrays
+from scorax.utils.shapes import example_shape, image_shape
 
 HIDDEN = 0.5  # the gray of unknown pixels
 EXACT = 0.01  # std of an exactly known measurement, for likelihoods, which need a positive one
@@ -70,9 +72,9 @@ class Problem(abc.ABC):
         """
         self.config, self.sde = experiment.config, experiment.sde
         self.likelihood = likelihood
-        self.shape = image_shape(self.config)
+        self.shape = example_shape(self.config)
         self.to_model = get_data_scaler(self.config)
-        self.to_unit = get_data_inverse_scaler(self.config)
+        self.to_data = get_data_inverse_scaler(self.config)
         options = {}
         if likelihood:
             check_parameters(LIKELIHOODS[likelihood], ("sde", "operator", "y", "std"))
@@ -112,17 +114,43 @@ class Problem(abc.ABC):
         if not self.likelihood:
             return score_fn
         likelihood = LIKELIHOODS[self.likelihood]
-        options = configured(likelihood, self.config, self.to_model(1.0) - self.to_model(0.0))
-        of_model_range = lambda x: operator(self.to_unit(x))  # noqa: E731
+        options = configured(likelihood, self.config, self.width)
+        of_model_range = lambda x: operator(self.to_data(x))  # noqa: E731
         return likelihood(self.sde, of_model_range, y, self.std, **options)(score_fn)
+
+    @property
+    def width(self) -> float:
+        """The width of the interval [0, 1] in the model's range, see `Option.power`."""
+        return self.to_model(1.0) - self.to_model(0.0)
 
     def arrays(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays to save of measurements y: (N, *Y)."""
         return {"measurements": y}
 
     def to_image(self, y: np.ndarray) -> np.ndarray:
-        """Shows the measurement as images: (N, *Y) -> (N, H, W, C)."""
+        """Shows the measurement as examples: (N, *Y) -> (N, H, W, C)."""
         return np.broadcast_to(y, (len(y), *self.shape))
+
+    def likeness(self, x: np.ndarray, truth: np.ndarray, y: np.ndarray) -> Arrays:
+        """How similar samples x are to the truth, given y: arrays (N,) for the report."""
+        return likeness(x, truth)
+
+    def describe(self, y: np.ndarray, truth: np.ndarray) -> Numbers:
+        """How similar the measurements are to the truth, for the report."""
+        found = likeness(self.to_image(y), truth)
+        return {"measurement": {name: float(x.mean()) for name, x in found.items()}}
+
+    def judge(self, samples: np.ndarray, truth: np.ndarray, y: np.ndarray) -> Numbers:
+        """What all samples (I, S, *shape) of each measurement say together, for the report."""
+        return {}
+
+    def write(
+        self, context: TaskContext, y: np.ndarray, samples: np.ndarray, names: list[str]
+    ) -> None:
+        """Writes files for samples (I, S, *shape) given the user's own measurements."""
+        each = samples.shape[1]
+        if named := [f"{stem}_{k}" for stem in file_stems(names) for k in range(each)]:
+            context.save_each(self.name, samples.reshape(-1, *self.shape), named)
 
     def get_sampler(self, observer: Observer | None = None) -> Callable:
         """The configured sampler: `(rng, score_fn, shape, y: (B, *Y)) -> (samples, nfe)`."""
@@ -163,7 +191,7 @@ class Inpainting(Problem):
     name, misfit = "inpaint", "known_deviation"
 
     def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment, _exact_likelihood(experiment.config))
+        super().__init__(experiment, exact_likelihood(experiment.config))
         e = self.config.eval
         self.mask = None if _is_folder(e.mask) else self._get_mask(e.mask)
         if self.mask is None and not e.measurements:
@@ -224,8 +252,8 @@ class Inpainting(Problem):
     def misfits(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The largest difference at a known pixel, with y mapped to the model's range and back."""
         pixels, mask = self._split(y)
-        difference = np.asarray(mask) * (x - self.to_unit(self.to_model(pixels)))
-        return np.abs(difference).max((1, 2, 3))
+        difference = np.asarray(mask) * (x - self.to_data(self.to_model(pixels)))
+        return np.abs(difference).reshape(len(x), -1).max(1)
 
     def arrays(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """The images, and the mask (H, W, 1), or masks (N, H, W, 1) of the pictures."""
@@ -243,7 +271,7 @@ class Colorization(Problem):
     name, misfit = "colorize", "luma_deviation"
 
     def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment, _exact_likelihood(experiment.config))
+        super().__init__(experiment, exact_likelihood(experiment.config))
         if self.shape[-1] != 3:
             raise ValueError(
                 f"the task colorize takes colour images, but data.num_channels={self.shape[-1]}"
@@ -334,7 +362,7 @@ def _is_folder(mask: str) -> bool:
     return mask not in masks.MASKS and os.path.isdir(mask)
 
 
-def _exact_likelihood(config: ml_collections.ConfigDict) -> str:
+def exact_likelihood(config: ml_collections.ConfigDict) -> str:
     """The name of the likelihood for exactly known measurements; "" for none."""
     name = config.eval.known_likelihood
     if name:  # check it

@@ -1,4 +1,4 @@
-"""The task "samples": draws images, saves them and shows them in pictures."""
+"""The task "samples": draws examples, saves them and shows them in pictures."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scorax.evaluators.batch_sampler import BatchSampler
 from scorax.evaluators.context import (
     Numbers,
     TaskContext,
@@ -14,25 +15,24 @@ from scorax.evaluators.context import (
     name_samples,
     without_counts,
 )
-from scorax.evaluators.image_sampler import ImageSampler
 from scorax.evaluators.task import differences
-from scorax.utils import images, parallel
+from scorax.utils import parallel
 from scorax.utils.rounds import Arrays
 
 ARCHIVE = "samples.npz"
 
 
 def evaluate_samples(context: TaskContext) -> Numbers:
-    """Draws `eval.num_samples` images: `samples.{npz,png}`, and `process.gif` of the first batch.
+    """Draws `eval.num_samples` examples: `samples.{npz,png}`, and `process.gif` of the first batch.
 
-    The archive holds "samples": uint8 (N, H, W, C), "nfe": (rounds,), and "settings": the settings
-    of the samples, as JSON; of a class-conditional network also "labels": int32 (N,), which were
-    drawn at random, and the names of all "classes". With `eval.save_images`, each sample is also
-    written to samples/NUMBER.png, or samples/NUMBER_CLASS.png. Samples that an earlier evaluation
-    has drawn with the same settings are not drawn again, and do not count in the seconds of the
-    report.
+    The archive holds "samples": uint8 (N, H, W, C), or float32 (N, *S) if they are no images,
+    "nfe": (rounds,), and "settings": the settings of the samples, as JSON; of a class-conditional
+    network also "labels": int32 (N,), which were drawn at random, and the names of all "classes".
+    With `eval.save_images`, each image is also written to samples/NUMBER.png, or
+    samples/NUMBER_CLASS.png. Samples that an earlier evaluation has drawn with the same settings
+    are not drawn again, and do not count in the seconds of the report.
     """
-    config, sampler = context.config, ImageSampler(context.experiment)
+    config, sampler = context.config, BatchSampler(context.experiment)
     n, size = config.eval.num_samples, context.batch_size
     same = not differences(read_settings(context.folder), without_counts(context.settings))
     kept = read_archive(context.folder) if same else {}
@@ -42,12 +42,10 @@ def evaluate_samples(context: TaskContext) -> Numbers:
         if kept and len(kept["samples"]) >= rows.stop:
             x, nfe = kept["samples"][rows], kept["nfe"][i : i + 1]
             return {"samples": x, "nfe": nfe} | _seconds(0, 0)
-        x = images.to_uint8(
-            sampler(context.rng(i), context.state, f"sampling {i + 1}/{-(-n // size)}")
-        )
+        x = sampler(context.rng(i), context.state, f"sampling {i + 1}/{-(-n // size)}")
         if i == 0:
-            _save_animation(context.path("process.gif"), sampler.frames, config.eval.frames)
-        return {"samples": x} | sampler.costs
+            _save_animation(context, sampler.frames)
+        return {"samples": context.pictures.keep(x)} | sampler.costs
 
     drawn = context.run_rounds("samples", n, draw)
     arrays = {name: drawn[name] for name in ("samples", "nfe")}
@@ -56,7 +54,7 @@ def evaluate_samples(context: TaskContext) -> Numbers:
     if len(labels):
         arrays |= {"labels": labels, "classes": np.array(classes)}
     context.save_npz(ARCHIVE, **arrays, settings=np.array(json.dumps(context.settings)))
-    context.save_grid("samples.png", drawn["samples"][:64])
+    context.save_picture("samples.png", drawn["samples"][:64])
     if config.eval.save_images:
         context.save_each("samples", drawn["samples"], name_samples(n, labels, classes))
     seconds = {name: round(float(drawn[name].sum()), 2) for name in _seconds(0, 0)}
@@ -87,8 +85,9 @@ def read_settings(folder: str) -> Numbers:
         return json.loads(str(arrays["settings"]))
 
 
-def _save_animation(path: str, frames: Sequence[np.ndarray], most: int) -> None:
-    """Writes an animation of at most `most` frames (N, H, W, C), if there are any."""
+def _save_animation(context: TaskContext, frames: Sequence[np.ndarray]) -> None:
+    """Writes an animation of at most `eval.frames` frames (N, *S), if there are any."""
+    most = context.config.eval.frames
     if parallel.is_primary() and frames and most:
         keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
-        images.save_gif(path, np.stack([frames[i] for i in keep]))
+        context.pictures.animate(context.path("process.gif"), [frames[i] for i in keep])

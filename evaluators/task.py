@@ -23,6 +23,8 @@ from scorax.utils.options import keys_of, value_of
 # and not by the place where they are.
 _ALWAYS = (
     *("seed", "data.image_size", "data.num_channels", "data.centered"),
+    *("data.kind", "data.length", "data.embedding", "data.delay", "data.n_fft", "data.hop"),
+    *("data.mean", "data.scale"),
     *("model.", "training.sde", "training.continuous"),
 )
 # Keys that may name a file whose content counts.
@@ -44,6 +46,7 @@ class Evaluator:
         files record them. None: the settings in the report are used.
       at_least: a key whose value may be smaller than before without changing the result.
       networks: the kinds of network that the task works with, see `Experiment.network`.
+      kinds: the kinds of data that the task works with.
       get_inputs: what the result depends on besides config and checkpoint, of JSON types.
     """
 
@@ -55,6 +58,7 @@ class Evaluator:
     made_with: Callable[[str], Numbers] | None = None
     at_least: str | None = None
     networks: tuple[str, ...] = (SCORE,)
+    kinds: tuple[str, ...] = ("images",)
     get_inputs: Callable[[Experiment], Numbers] = lambda experiment: {}
 
     def __call__(self, experiment: Experiment, state: losses.State, folder: str) -> Numbers:

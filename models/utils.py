@@ -28,9 +28,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from scorax.models.ddpm import DDPM
 from scorax.models.denoising_cnn import DenoisingCNN
+from scorax.models.mlp import ResidualMLP
 from scorax.models.ncsnpp import NCSNpp
 from scorax.models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from scorax.models.noise_classifier import NoiseClassifier
@@ -38,7 +40,7 @@ from scorax.models.wideresnet import WideResnet
 from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
 from scorax.utils.arrays import batch_mul, lookup
 from scorax.utils.options import Option, configured
-from scorax.utils.shapes import image_shape
+from scorax.utils.shapes import Shape, model_shape
 
 Params = Any
 Net = Callable[[jax.Array, jax.Array], jax.Array]
@@ -227,8 +229,12 @@ def get_score_fn(
     train: bool = False,
     rng: jax.Array | None = None,
     class_labels: jax.Array | None = None,
+    padding: np.ndarray | None = None,
 ) -> ScoreFn:
     """The score of a network.
+
+    What an embedding leaves empty, its padding, is 0 in all data. Its score is therefore known,
+    -x / sigma^2, and takes the place of what the network says there.
 
     Args:
       sde: the SDE with which the network was trained.
@@ -240,6 +246,7 @@ def get_score_fn(
       rng: key for dropout, required if `train`.
       class_labels: (B,) integers, the classes of the examples for a class-conditional network,
         where the model's `num_classes` means no class; None if no example has a class.
+      padding: True where an example is padding, and broadcasts against it; None if nothing is.
 
     Returns:
       x: (B, *S), t: (B,) -> (B, *S).
@@ -251,7 +258,15 @@ def get_score_fn(
         variables = {"params": params, **model_state}
         return model.apply(variables, x, labels, train, rngs=rngs, **classes)
 
-    return functools.partial(parametrization, sde, net)
+    score_fn = functools.partial(parametrization, sde, net)
+    if padding is None:
+        return score_fn
+
+    def padded(x: jax.Array, t: jax.Array) -> jax.Array:
+        _, sigma = sde.marginal_coeffs(t)
+        return jnp.where(padding, batch_mul(-1 / sigma**2, x), score_fn(x, t))
+
+    return padded
 
 
 def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.Module:
@@ -270,12 +285,20 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
     row = config.model.parametrization
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
+    if len(model_shape(config)) != 3 and not getattr(cls, "any_shape", False):
+        able = ", ".join(name for name, c in MODELS.items() if getattr(c, "any_shape", False))
+        raise ValueError(
+            f"model.name={config.model.name!r} takes images, but the examples are arrays of shape "
+            f"{model_shape(config)}; set it to one of: {able}; or embed series as images "
+            "(data.embedding)"
+        )
     dtype = lookup(DTYPES, config.model.dtype, "dtype (model.dtype)")
     if "dtype" in fields:
         kwargs["dtype"] = dtype
     if "centered" in fields:
-        # Preconditioning scales the input itself.
-        kwargs["centered"] = config.data.centered or row in PRECONDITIONINGS
+        # Preconditioning scales the input itself, and data that are not images are standardised.
+        as_it_is = config.data.kind != "images" or row in PRECONDITIONINGS
+        kwargs["centered"] = config.data.centered or as_it_is
     if "log_labels" in fields:
         kwargs["log_labels"] = row not in ("edm", "edm_ve")  # their c_noise is already a log
     if config.model.num_classes and "num_classes" not in fields:
@@ -310,7 +333,7 @@ def init_variables(
     rng: jax.Array, model: nn.Module, config: ml_collections.ConfigDict
 ) -> tuple[Params, Params]:
     """The initial parameters of a network, and its other variable collections."""
-    x = jax.ShapeDtypeStruct((1, *image_shape(config)), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *model_shape(config)), jnp.float32)
     # Draws the parameters without running or compiling the network.
     variables = model.lazy_init(rng, x, jax.ShapeDtypeStruct((1,), jnp.float32))
     return variables.pop("params"), variables
@@ -320,11 +343,11 @@ def get_variable_shapes(
     model: nn.Module, config: ml_collections.ConfigDict
 ) -> tuple[Params, Params]:
     """Shapes and types of what `init_variables` returns, without computing it."""
-    return _variable_shapes(model, image_shape(config))
+    return _variable_shapes(model, model_shape(config))
 
 
 @functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
-def _variable_shapes(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Params, Params]:
+def _variable_shapes(model: nn.Module, shape: Shape) -> tuple[Params, Params]:
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x, labels)
@@ -339,6 +362,7 @@ MODELS = {
     "ncsnv2_128": NCSNv2_128,
     "ncsnv2_256": NCSNv2_256,
     "denoising_cnn": DenoisingCNN,
+    "mlp": ResidualMLP,
 }
 # Networks that classify noisy images, and have no score: x: (B, H, W, C), sigma: (B,) -> logits
 CLASSIFIERS = {"wideresnet": WideResnet, "noise_classifier": NoiseClassifier}

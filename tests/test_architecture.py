@@ -33,7 +33,7 @@ ONLY = {
     "": {"utils.one_copy"},
     "utils": set(),
     "configs": SHAPES,
-    "data_sources": {"utils.logging"} | SHAPES,
+    "data_sources": {"utils.logging", "utils.arrays"} | SHAPES,
     "sde_lib": ARRAYS,
     "datasets": {"data_sources", "utils.arrays", "utils.data_range", "utils.parallel"} | SHAPES,
     "models": ARRAYS,
@@ -41,7 +41,7 @@ ONLY = {
     "noise_levels": {"sde_lib", "utils.arrays", "utils.options"},
     "losses": {"models.utils", "noise_levels", "sde_lib", "utils.arrays"},
     "solvers": SAMPLERS,
-    "likelihood": SAMPLERS | {"utils.data_range"},
+    "likelihood": SAMPLERS | {"utils.data_range", "utils.embeddings"} | SHAPES,
     "sampling": SAMPLERS,
     "conditioning": SAMPLERS | SHAPES | {"sampling"},
     "controllable_generation": SAMPLERS | {"sampling", "conditioning"},
@@ -126,7 +126,7 @@ def test_only_what_is_installed_is_imported(name):
     allowed = {
         *("absl", "flax", "grain", "jax", "ml_collections", "numpy", "optax", "orbax", "PIL"),
         *("scipy", "sklearn", "tensorboardX", "tqdm", "matplotlib", "h5py", "diffrax"),
-        *("array_record", "msgpack", "skimage", "safetensors", "tensorflow_datasets"),
+        *("array_record", "msgpack", "skimage", "safetensors", "tensorflow_datasets", "pandas"),
     }
     assert tops <= ours_or_builtin | allowed, f"{name}: {tops - ours_or_builtin - allowed}"
 

@@ -18,7 +18,7 @@ from oracles import gaussian_score, replacing_network
 from scorax import evaluators, losses
 from scorax.conditioning.operators import OPERATORS
 from scorax.conditioning.posterior import LIKELIHOODS
-from scorax.evaluators import EVALUATORS, ImageSampler
+from scorax.evaluators import EVALUATORS, BatchSampler
 from scorax.evaluators.originals import get_originals, likeness
 from scorax.evaluators.problems import Inpainting, Restoration
 from scorax.experiment import Experiment
@@ -124,7 +124,7 @@ def test_hole_agrees_with_what_is_known(config, centered, monkeypatch):
     problem = Inpainting(experiment)
     source = get_originals(experiment.config)
     y = np.asarray(problem.measure(jax.random.key(0), source[0]["image"][None] / np.float32(255)))
-    sampler = ImageSampler(experiment, problem.get_sampler)
+    sampler = BatchSampler(experiment, problem.get_sampler)
     x = sampler(jax.random.key(1), STATE, given=(np.repeat(y, n, 0),))
     hole = x[:, SIZE // 2 :]
     expected = mean + 0.9 * (y[0, : SIZE // 2][::-1] - mean)
@@ -167,7 +167,7 @@ def test_restored_images_have_the_moments_of_the_posterior(config, centered):
     problem = Restoration(experiment)
     source = get_originals(experiment.config)
     y = np.asarray(problem.measure(jax.random.key(0), source[0]["image"][None] / np.float32(255)))
-    sampler = ImageSampler(experiment, problem.get_sampler)
+    sampler = BatchSampler(experiment, problem.get_sampler)
     x = sampler(jax.random.key(1), STATE, given=(np.repeat(y, n, 0),))
     mean = 0.5 if centered else 0.0
     pull = lambda y: y.repeat(2, 1).repeat(2, 2) / 4  # noqa: E731
@@ -261,7 +261,7 @@ def test_report_and_picture(task, colors, tmp_path):
 @pytest.mark.slow
 def test_killed_task_continues_at_its_round(tmp_path, monkeypatch):
     _, expected = run("inpaint", tmp_path, num_conditioned=10)
-    draw, drawn = ImageSampler.__call__, []
+    draw, drawn = BatchSampler.__call__, []
 
     def crash(self, *arguments):
         drawn.append(arguments)
@@ -269,7 +269,7 @@ def test_killed_task_continues_at_its_round(tmp_path, monkeypatch):
             raise RuntimeError("lightning")
         return draw(self, *arguments)
 
-    monkeypatch.setattr(ImageSampler, "__call__", crash)
+    monkeypatch.setattr(BatchSampler, "__call__", crash)
     (tmp_path / "inpaint.npz").unlink()
     fields = {"num_conditioned": 10, "samples_per_image": 3}
     with pytest.raises(RuntimeError, match="lightning"):

@@ -18,7 +18,7 @@ import runs
 from oracles import gaussian_flow, gaussian_score, replacing_network
 from scorax import evaluators, experiment, run_lib
 from scorax.datasets import get_dataset, get_source
-from scorax.evaluators import EVALUATORS, ImageSampler
+from scorax.evaluators import EVALUATORS, BatchSampler
 from scorax.evaluators.task import Evaluator
 from scorax.experiment import Experiment, build
 from scorax.metrics import features
@@ -63,7 +63,7 @@ def gaussian(monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """Batches drawn so far; `drawn.after` is called with their number after each."""
-    draw = ImageSampler.__call__
+    draw = BatchSampler.__call__
 
     class Drawn(list):
         after = staticmethod(lambda number: None)
@@ -75,7 +75,7 @@ def drawn(monkeypatch):
         return x
 
     batches = Drawn()
-    monkeypatch.setattr(ImageSampler, "__call__", __call__)
+    monkeypatch.setattr(BatchSampler, "__call__", __call__)
     return batches
 
 

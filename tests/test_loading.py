@@ -66,7 +66,7 @@ def test_samples_are_images_drawn_with_the_sampler_asked_for(model):
     assert 0 <= images.min() and images.max() <= 1
     sampler = scorax.solvers.SOLVERS["ddim"](model.sde, steps=3)
     x, _ = jax.jit(lambda rng: sampler(rng, model.score_fn, images.shape))(rng)
-    np.testing.assert_allclose(images, jnp.clip(model.to_unit(x), 0, 1), atol=1e-5)
+    np.testing.assert_allclose(images, jnp.clip(model.to_data(x), 0, 1), atol=1e-5)
     again, _ = model.sample(rng, 2, steps=3, method="ddim")
     np.testing.assert_array_equal(again, images)
     assert len(model._compiled) == 1  # the order of the options is no other sampler

@@ -65,7 +65,7 @@ def test_sampler_that_fails_does_not_fail_the_training(run, tmp_path, monkeypatc
 
     workdir = shutil.copytree(run[1], tmp_path / "run")
     (workdir / "samples" / "step_8.png").unlink()
-    monkeypatch.setattr(run_lib.ImageSampler, "__call__", fail)
+    monkeypatch.setattr(run_lib.BatchSampler, "__call__", fail)
     assert_states_equal(run_lib.train(run[0], str(workdir)), run[2])
     log = (workdir / "stdout.txt").read_text()
     assert "no picture of step 8: samples are not finite" in log

@@ -25,7 +25,7 @@ from scorax.data_sources.pixels import decode
 from scorax.data_sources.source import Source
 from scorax.data_sources.values import Values
 from scorax.datasets import describe, get_dataset, get_source
-from scorax.evaluators import EVALUATORS, ImageSampler
+from scorax.evaluators import EVALUATORS, BatchSampler
 from scorax.evaluators.class_conditional import Guide
 from scorax.evaluators.context import is_held_out
 from scorax.evaluators.latents import check_interpolate
@@ -551,7 +551,7 @@ def test_samples_do_not_depend_on_where_the_data_are(tmp_path):
 
 def test_only_classes_that_the_data_have_are_drawn():
     config = {"data": {"classes": ("a", "b", "c", "d")}, "eval": {"batch_size": 64}}
-    labels = ImageSampler(experiment_with(**config)).draw_labels(jax.random.key(0))
+    labels = BatchSampler(experiment_with(**config)).draw_labels(jax.random.key(0))
     assert set(labels.tolist()) == {0, 1, 2, 3}
 
 

@@ -31,13 +31,25 @@ FORMAT = 1  # version of the layout described above
 # Keys of the section `model` that may change within a run; its other keys may not.
 _FREE_MODEL_KEYS = ("ema_rate", "ema_warmup", "dropout", "label_dropout", "dtype", "remat")
 _FIXED_KEYS = (
+    "data.kind",
     "data.image_size",
+    "data.length",
+    "data.embedding",
+    "data.delay",
+    "data.n_fft",
+    "data.hop",
     "data.num_channels",
     "data.centered",
     "training.sde",
     "training.continuous",
 )
-_FIXED_KEYS_OF_TRAINING = ("data.dataset", "training.objective", "optim.optimizer")
+_FIXED_KEYS_OF_TRAINING = (
+    "data.dataset",
+    "data.mean",
+    "data.scale",
+    "training.objective",
+    "optim.optimizer",
+)
 
 _log = logging.getLogger(__name__)
 

@@ -115,17 +115,18 @@ def save_gif(
       ValueError: for another shape.
     """
     frames = _check(frames, "animation", 5)
-    pictures = [Image.fromarray(make_grid(frame, columns)) for frame in frames]
-    each = min(max(seconds / len(frames), 0.04), 0.5)  # viewers slow down shorter frames
-    durations = [round(1000 * s) for s in [each] * (len(frames) - 1) + [hold]]
+    pictures = [make_grid(frame, columns) for frame in frames]
+    write_atomically(path, lambda file: write_gif(file, pictures, seconds, hold))
 
-    def write(file: BinaryIO) -> None:
-        first, *rest = pictures
-        first.save(
-            file, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
-        )
 
-    write_atomically(path, write)
+def write_gif(
+    file: BinaryIO, pictures: Sequence[np.ndarray], seconds: float = 4.0, hold: float = 2.0
+) -> None:
+    """Writes pictures, uint8 (H, W[, 3]), as an animation; see `save_gif`."""
+    each = min(max(seconds / len(pictures), 0.04), 0.5)  # viewers slow down shorter frames
+    durations = [round(1000 * s) for s in [each] * (len(pictures) - 1) + [hold]]
+    first, *rest = map(Image.fromarray, pictures)
+    first.save(file, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def save_npz(path: str | os.PathLike, /, **arrays: np.ndarray) -> None:

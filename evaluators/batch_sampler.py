@@ -1,4 +1,4 @@
-"""Drawing batches of images with the configured sampler, in training and evaluation."""
+"""Drawing batches of examples with the configured sampler, in training and evaluation."""
 
 import functools
 import time
@@ -16,20 +16,20 @@ from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import progress_bar
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
-from scorax.utils.shapes import image_shape
+from scorax.utils.shapes import model_shape
 
 
-class ImageSampler:
-    """Draws batches of images with the configured sampler, compiled once, and shows progress.
+class BatchSampler:
+    """Draws batches of examples with the configured sampler, compiled once, and shows progress.
 
-    A class-conditional network draws images of random classes, unless `get_sampler` is given.
+    A class-conditional network draws examples of random classes, unless `get_sampler` is given.
 
     Attributes:
       nfe: evaluations of the score for one sample of the last batch.
       compile_seconds: time spent compiling for the last batch; 0 unless it was the first batch.
       seconds: time the last batch took, without compiling.
-      frames: intermediate states of up to 64 samples of the last batch, from noise to image, each
-        (N, H, W, C) and scaled to [0, 1] but not clipped; empty if several processes sample
+      frames: intermediate states of up to 64 samples of the last batch, from noise to data, each
+        (N, *S) in units of the data and, of images, not clipped; empty if several processes sample
         together.
     """
 
@@ -48,14 +48,14 @@ class ImageSampler:
         """
         config = experiment.config
         self._batch_size = config.eval.batch_size
-        self._to_unit = get_data_inverse_scaler(config)
+        self._to_data = get_data_inverse_scaler(config)
         self.frames: list[np.ndarray] = []
         self._bar, self._failed = None, None
         # A callback in a program that spans several processes would involve all of them.
         observer = self._observe if parallel.process_count() == 1 else None
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
         sampler = (get_sampler or unconditional)(observer)
-        shape = (self._batch_size, *image_shape(config))
+        shape = (self._batch_size, *model_shape(config))
         # Classes that the training data do not have mean nothing.
         known = len(config.data.classes) or config.model.num_classes
         self._classes = 0 if get_sampler else min(known, config.model.num_classes)
@@ -87,7 +87,7 @@ class ImageSampler:
         x = np.asarray(x)
         if not np.isfinite(x).all():
             self._failed = f"at sampling step {done} of {total}"
-        self.frames.append(self._to_unit(x[:64]))
+        self.frames.append(self._to_data(x[:64]))
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
@@ -104,7 +104,7 @@ class ImageSampler:
         desc: str = "sampling",
         given: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
-        """Draws `config.eval.batch_size` images with the averaged parameters.
+        """Draws `config.eval.batch_size` examples with the averaged parameters.
 
         Args:
           rng: key of the batch.
@@ -113,10 +113,10 @@ class ImageSampler:
           given: arrays for the sampler of `get_sampler`, with the same shapes in each batch.
 
         Returns:
-          (N, H, W, C) in [0, 1], not clipped, on every process.
+          (N, *S) in units of the data, on every process; images are in [0, 1], but not clipped.
 
         Raises:
-          FloatingPointError: if the images are not finite; names the first step that was not.
+          FloatingPointError: if the samples are not finite; names the first step that was not.
         """
         arguments = rng, state.params_ema, state.model_state, *given
         begin, self.compile_seconds = time.monotonic(), 0.0
@@ -139,4 +139,4 @@ class ImageSampler:
                 f"of step {int(state.step)}); choose an earlier one with --config.eval.checkpoint, "
                 "or another sampler"
             )
-        return self._to_unit(x)
+        return self._to_data(x)

@@ -1,0 +1,229 @@
+"""Pictures of examples: how each kind of data is kept, shown, animated and put side by side.
+
+A row of `PICTURES` is what differs between images, series, points and fields; everything else asks
+the row of `config.data.kind`. Examples are (N, *S) in units of the data: images in [0, 1], other
+kinds as `utils.data_range` describes. Plots are drawn with matplotlib, which is imported when it is
+needed.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from scorax.utils import images
+from scorax.utils.arrays import lookup
+from scorax.utils.logging import write_atomically
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of a fan
+_LINES = 12  # largest number of series drawn as lines
+_PANELS = 16  # largest number of panels
+_COLUMNS = 8  # largest number of samples of an image
+_INCH = 100  # pixels
+Limits = Any  # of the axes of a plot, so that the frames of an animation agree
+
+
+class Pictures(NamedTuple):
+    """How examples of a kind are kept and shown.
+
+    Attributes:
+      keep: examples -> what is written to archives: bytes for images, float32 otherwise.
+      draw: (examples, columns or None, limits or None) -> a picture, uint8 (H, W[, 3]).
+      limits: examples -> limits of the axes for `draw`; None where there are no axes.
+      compare: (measurements, samples (I, S, *S'), originals or None) -> a picture with a row or
+        panel for each of I measurements. NaN in a measurement stands for what is unknown.
+    """
+
+    keep: Callable[[np.ndarray], np.ndarray]
+    draw: Callable[[np.ndarray, int | None, Limits], np.ndarray]
+    limits: Callable[[np.ndarray], Limits]
+    compare: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+    def save(
+        self, path: str | os.PathLike, examples: np.ndarray, columns: int | None = None
+    ) -> None:
+        """Writes a picture of examples as a PNG file."""
+        save_picture(path, self.draw(images.to_float(examples), columns, None))
+
+    def animate(self, path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:
+        """Writes frames of examples, each (N, *S), as a GIF file; the last one fixes the axes."""
+        limits = self.limits(frames[-1])
+        pictures = [self.draw(frame, None, limits) for frame in frames]
+        write_atomically(path, lambda file: images.write_gif(file, pictures))
+
+
+def get_pictures(kind: str) -> Pictures:
+    """The row of `PICTURES` for a kind of data.
+
+    Raises:
+      ValueError: for an unknown kind.
+    """
+    return lookup(PICTURES, kind, "kind of data (data.kind)")
+
+
+def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Writes a picture, uint8 (H, W[, 3]), as a PNG file."""
+
+    def write(file: BinaryIO) -> None:
+        Image.fromarray(picture).save(file, format="PNG")
+
+    write_atomically(path, write)
+
+
+def plot(rows: int, columns: int, draw: Callable[[Any], None], size: tuple[float, float]) -> Any:
+    """Draws a figure of rows x columns panels, each of a size in inches: uint8 (H, W, 3).
+
+    `draw` is given the axes, a flat list.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((columns * size[0], rows * size[1]), dpi=_INCH, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    draw(axes)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _compare_images(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
+    """A row for each image: measurement, samples, original."""
+    columns = [
+        y[:, None],
+        samples[:, :_COLUMNS],
+        *([] if originals is None else [originals[:, None]]),
+    ]
+    rows = np.concatenate(columns, axis=1)
+    return images.make_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+
+
+def _draw_series(x: np.ndarray, columns: int | None = None, limits: Limits = None) -> np.ndarray:
+    """Some series (N, L, C) as lines, and quantiles of all of them; a panel for each channel."""
+    channels = x.shape[-1]
+    limits = _series_limits(x) if limits is None else limits
+
+    def draw(axes: Sequence[Any]) -> None:
+        for k, ax in enumerate(axes):
+            fan(ax, x[..., k], "0.6")
+            ax.plot(x[:_LINES, :, k].T, lw=0.8)
+            ax.set(
+                ylim=limits[k], xlabel="time step", ylabel=f"channel {k}" if channels > 1 else ""
+            )
+
+    return plot(channels, 1, draw, (8.0, 3.5 if channels == 1 else 2.2))
+
+
+def fan(ax: Any, x: np.ndarray, color: str) -> None:
+    """Draws the quantiles `LEVELS` of series (N, L) into axes: median and two bands."""
+    low, quarter, median, three, high = np.quantile(x, LEVELS, axis=0)
+    points = np.arange(x.shape[1])
+    ax.fill_between(points, low, high, color=color, alpha=0.25, lw=0, label="5-95 %")
+    ax.fill_between(points, quarter, three, color=color, alpha=0.35, lw=0, label="25-75 %")
+    ax.plot(points, median, color=color, lw=1.5, ls="--", label="median")
+
+
+def _series_limits(x: np.ndarray) -> np.ndarray:
+    """The range of each channel of series (N, L, C), somewhat widened: (C, 2)."""
+    low, high = np.nanquantile(x, (0.001, 0.999), axis=(0, 1))
+    margin = 0.15 * np.maximum(high - low, 1e-6)
+    return np.stack([low - margin, high + margin], 1)
+
+
+def _compare_series(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
+    """A panel for each series and channel: what is known, quantiles of samples, the original."""
+    channels = samples.shape[-1]
+    shown = [(i, k) for i in range(len(samples)) for k in range(channels)][:_PANELS]
+    columns = 1 if len(shown) < 3 else 2
+
+    def draw(axes: Sequence[Any]) -> None:
+        for ax, (i, k) in zip(axes, shown, strict=False):
+            fan(ax, samples[i, ..., k], "C0")
+            if originals is not None:
+                ax.plot(originals[i, :, k], color="C3", lw=1, label="truth")
+            ax.plot(y[i, :, k], ".", color="k", ms=3, label="known")
+            ax.set_title(f"series {i}" + (f", channel {k}" if channels > 1 else ""), fontsize=9)
+        for ax in axes[len(shown) :]:
+            ax.set_axis_off()
+        axes[0].legend(fontsize=7, loc="best")
+
+    return plot(math.ceil(len(shown) / columns), columns, draw, (6.0, 2.4))
+
+
+def _draw_points(x: np.ndarray, columns: int | None = None, limits: Limits = None) -> np.ndarray:
+    """The first two coordinates of points (N, C) as dots."""
+    limits = _point_limits(x) if limits is None else limits
+    pair = x[:, :2] if x.shape[1] > 1 else np.stack([x[:, 0], np.zeros(len(x))], 1)
+
+    def draw(axes: Sequence[Any]) -> None:
+        axes[0].plot(*pair.T, ".", ms=max(1.0, 60 / math.sqrt(len(x))), alpha=0.5, mew=0)
+        axes[0].set(xlim=limits[0], ylim=limits[1], aspect="equal")
+
+    return plot(1, 1, draw, (5.0, 5.0))
+
+
+def _point_limits(x: np.ndarray) -> np.ndarray:
+    """A square around points (N, C): the ranges of both axes, (2, 2)."""
+    pair = x[:, :2] if x.shape[1] > 1 else np.repeat(x, 2, axis=1)
+    low, high = np.quantile(pair, (0.001, 0.999), axis=0)
+    half = 0.6 * max(float((high - low).max()), 1e-6)
+    middle = (low + high) / 2
+    return np.stack([middle - half, middle + half], 1)
+
+
+def _compare_points(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
+    """Samples of all measurements, and the originals, in one panel."""
+    everything = samples.reshape(-1, samples.shape[-1])
+    return _draw_points(
+        everything if originals is None else np.concatenate([everything, originals])
+    )
+
+
+def _field_panels(x: np.ndarray) -> np.ndarray:
+    """One number for each pixel of fields (..., H, W, C): vorticity of velocities, or channel 0."""
+    if x.shape[-1] != 2:
+        return x[..., 0]
+    u, v = x[..., 0], x[..., 1]
+    # Central differences on a periodic grid of unit spacing: d v / d x - d u / d y.
+    d = lambda a, axis: (np.roll(a, -1, axis) - np.roll(a, 1, axis)) / 2  # noqa: E731
+    return d(v, -1) - d(u, -2)
+
+
+def _draw_fields(x: np.ndarray, columns: int | None = None, limits: Limits = None) -> np.ndarray:
+    """A row for each field (L, H, W, C), a column for each of some times."""
+    from matplotlib import colormaps
+
+    times = np.linspace(0, x.shape[1] - 1, min(x.shape[1], 8)).round().astype(int)
+    panels = _field_panels(x[:8, times])
+    most = _field_limits(x) if limits is None else limits
+    colors = colormaps["RdBu_r"](np.clip(panels / (2 * most) + 0.5, 0, 1))[..., :3]
+    return images.make_grid(colors.reshape(-1, *colors.shape[2:]), columns=len(times))
+
+
+def _field_limits(x: np.ndarray) -> float:
+    return float(np.quantile(np.abs(_field_panels(x)), 0.995)) or 1.0
+
+
+def _compare_fields(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
+    """The samples of the first measurement, below the original."""
+    rows = samples[0] if originals is None else np.concatenate([originals[:1], samples[0]])
+    return _draw_fields(rows)
+
+
+def _as_float32(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, np.float32)
+
+
+PICTURES = {
+    "images": Pictures(
+        images.to_uint8,
+        lambda x, columns, limits: images.make_grid(x, columns),
+        lambda x: None,
+        _compare_images,
+    ),
+    "series": Pictures(_as_float32, _draw_series, _series_limits, _compare_series),
+    "points": Pictures(_as_float32, _draw_points, _point_limits, _compare_points),
+    "fields": Pictures(_as_float32, _draw_fields, _field_limits, _compare_fields),
+}
