@@ -63,6 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     e.checkpoint = ""  # a step, or the path of exported weights; "": the latest step
     e.batch_size = 64  # samples, or examples, at a time
     e.num_samples = 64  # number of samples
+    e.recurrent_steps = 2000  # "series": training steps of each of its scores; 0: no scores
     e.save_images = False  # write samples as separate PNG files, too
     e.frames = 40  # pictures in the GIF of the reverse process; 0: no GIF
     e.features = "inception"  # inception (FID), classifier (FD by the judge, metrics/judge.py)

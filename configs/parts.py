@@ -411,6 +411,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     c.sampling.n_steps_each = min(c.sampling.n_steps_each, 2)
     c.eval.batch_size = 16
     c.eval.num_samples = 16
+    c.eval.recurrent_steps = 20
     c.eval.frames = 8
 
 

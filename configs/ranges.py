@@ -21,6 +21,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.beta2": (0, 0.999999),
     "optim.weight_decay": (0, math.inf),
     "eval.num_samples": (1, math.inf),
+    "eval.recurrent_steps": (0, math.inf),
+    "eval.mask_points": (0, math.inf),
     "eval.frames": (0, math.inf),
     "eval.num_examples": (0, math.inf),
     "eval.num_encoded": (1, math.inf),

@@ -33,6 +33,7 @@ from scorax.evaluators.originals import get_originals
 from scorax.evaluators.problems import Colorization, Inpainting, Problem, Restoration
 from scorax.evaluators.quality import check_fd, evaluate_fd, get_fd_inputs
 from scorax.evaluators.samples import evaluate_samples, read_settings
+from scorax.evaluators.series import check_series, evaluate_series
 from scorax.evaluators.series_problems import SeriesInpainting
 from scorax.evaluators.task import Evaluator
 from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
@@ -225,6 +226,14 @@ _ROWS = (
         ("guidance.", "eval.save_images", *_JUDGE, *_SAMPLES),
         check_class_conditional,
         get_inputs=get_guide_inputs,
+    ),
+    Evaluator(
+        "series",
+        evaluate_series,
+        (*_SAMPLES, "eval.split", "eval.recurrent_steps"),
+        check_series,
+        after=("samples",),
+        kinds=("series",),
     ),
     _conditional(
         "inpaint",
