@@ -29,7 +29,7 @@ from jax import lax
 from scorax.models.utils import Parametrization, get_score_fn
 from scorax.noise_levels import LevelFn, NoiseLevel
 from scorax.sde_lib import SDE, ScoreFn
-from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.arrays import align, batch_mul, lookup
 
 Tree = Any
 Batch = dict[str, jax.Array]
@@ -140,7 +140,7 @@ def get_sde_loss_fn(
         error = score_matching_error(score_fn, batch["image"], level, z)
         if padding is not None:
             share = 1 - np.mean(padding) if reduce_mean else 1.0  # of what counts in the mean
-            error = jnp.where(padding, 0, error) / share
+            error = jnp.where(align(padding, error), 0, error) / share
         return reduce_loss(error, reduce_mean), model_state
 
     return loss_fn

@@ -248,8 +248,10 @@ def points(c: ml_collections.ConfigDict) -> None:
 
 
 @part("data")
-def series(c: ml_collections.ConfigDict, length: int, delay: int, size: int) -> None:
-    """Series of a length as images of size x size pixels, with a network for two CPU cores."""
+def series(
+    c: ml_collections.ConfigDict, length: int, delay: int, size: int | tuple[int, int]
+) -> None:
+    """Series as images of a size, by delay embedding, with a network for two CPU cores."""
     d = c.data
     d.kind = "series"
     d.dataset = "series"
@@ -265,8 +267,8 @@ def series(c: ml_collections.ConfigDict, length: int, delay: int, size: int) -> 
 
 @part("data")
 def ou(c: ml_collections.ConfigDict) -> None:
-    """Ornstein-Uhlenbeck paths of 253 points as images of 32x32."""
-    series(c, 253, 8, 32)
+    """Ornstein-Uhlenbeck paths of 253 points as images of 16x32."""
+    series(c, 253, 8, (16, 32))
     c.data.dataset = "ou"
 
 

@@ -16,6 +16,7 @@ from scorax.utils.arrays import lookup
 
 SIZES = {"train": 20_000, "test": 2_000}
 COMPONENTS, SPREAD = 8, 0.1  # of the ring, whose radius is 1
+DIRECTIONS = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")  # of the components, from the middle
 CENTRES = np.exp(2j * np.pi * np.arange(COMPONENTS) / COMPONENTS).view(float).reshape(-1, 2)
 
 
@@ -42,7 +43,7 @@ class Checkerboard(Arrays):
 def _gaussians(rng: np.random.Generator, n: int) -> Arrays:
     labels = rng.integers(COMPONENTS, size=n)
     x = CENTRES[labels] + SPREAD * rng.standard_normal((n, 2))
-    return Gaussians("points", x, labels, [str(i) for i in range(COMPONENTS)])
+    return Gaussians("points", x, labels, DIRECTIONS)
 
 
 def _checkerboard(rng: np.random.Generator, n: int) -> Arrays:

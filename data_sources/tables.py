@@ -206,7 +206,7 @@ def _check_regular(times: Any, path: Path, first_line: int) -> None:
         )
     if numeric:
         stamps = stamps.to_numpy(np.float64)
-    elif len(stamps) > 2 and pandas.infer_freq(stamps):  # months differ in length, and are regular
+    elif len(stamps) > 2 and _has_frequency(stamps):  # months differ in length, and are regular
         return
     else:
         stamps = stamps.to_numpy("datetime64[ns]").astype(np.int64)
@@ -223,6 +223,13 @@ def _check_regular(times: Any, path: Path, first_line: int) -> None:
             "regular time stamps; interpolate to equal steps, or, if the rows are to count as "
             "equally spaced, choose the other columns with --config.data.columns"
         )
+
+
+def _has_frequency(stamps: Any) -> bool:
+    import pandas
+
+    with pandas.option_context("future.infer_freq_returns_offset", True):
+        return pandas.infer_freq(stamps) is not None
 
 
 def _listed(word: str, numbers: np.ndarray) -> str:

@@ -38,7 +38,7 @@ from scorax.models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from scorax.models.noise_classifier import NoiseClassifier
 from scorax.models.wideresnet import WideResnet
 from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
-from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.arrays import align, batch_mul, lookup
 from scorax.utils.options import Option, configured
 from scorax.utils.shapes import Shape, model_shape
 
@@ -264,7 +264,7 @@ def get_score_fn(
 
     def padded(x: jax.Array, t: jax.Array) -> jax.Array:
         _, sigma = sde.marginal_coeffs(t)
-        return jnp.where(padding, batch_mul(-1 / sigma**2, x), score_fn(x, t))
+        return jnp.where(align(padding, x), batch_mul(-1 / sigma**2, x), score_fn(x, t))
 
     return padded
 

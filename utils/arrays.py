@@ -14,6 +14,11 @@ def expand_like(a: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.reshape(a, a.shape + (1,) * (x.ndim - a.ndim))
 
 
+def align(a: Any, x: Any) -> Any:
+    """Prepends axes of length one to a: (*S) until it has as many axes as x: (..., *S)."""
+    return a.reshape((1,) * (x.ndim - a.ndim) + a.shape)
+
+
 def batch_mul(a: jax.Array, x: jax.Array) -> jax.Array:
     """Multiplies example i of x: (B, *S) by a[i], for a: (B,)."""
     return expand_like(a, x) * x

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from scorax.utils.arrays import align
 from scorax.utils.embeddings import get_embedding, get_padding, min_max
 from scorax.utils.shapes import example_shape, model_shape
 
@@ -36,10 +37,11 @@ def get_data_scaler(config: ml_collections.ConfigDict) -> Converter:
 
     def to_model(x: Any) -> Any:
         x = (x if embedding is None else embedding.to_image(x)).astype(np.float32)
-        x = (x - mean) / scale
+        x = (x - align(mean, x)) / align(scale, x)
         if padding is None:
             return x
-        return (jnp if isinstance(x, jax.Array) else np).where(padding, np.float32(0), x)
+        empty = align(padding, x)
+        return (jnp if isinstance(x, jax.Array) else np).where(empty, np.float32(0), x)
 
     return to_model
 
@@ -54,7 +56,7 @@ def get_data_inverse_scaler(config: ml_collections.ConfigDict) -> Converter:
     mean, scale = _get_statistics(config)
 
     def to_data(x: Any) -> Any:
-        x = x * scale + mean
+        x = x * align(scale, x) + align(mean, x)
         return x if embedding is None else embedding.from_image(x)
 
     return to_data

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from scorax.utils.arrays import lookup
+from scorax.utils.arrays import align, lookup
 from scorax.utils.shapes import height_and_width
 
 Array = Any
@@ -123,7 +123,8 @@ class DelayEmbedding:
         _check(x, 2, (self.length,), "series", "L, C")
         filling = np.where(np.arange(self.shape[1]) < self.columns, 0, padding)
         filling = filling.astype(np.float32)[:, None]
-        return _namespace(x).where(self.is_data, x[..., self._index, :], filling)
+        images = x[..., self._index, :]
+        return _namespace(x).where(align(self.is_data, images), images, align(filling, images))
 
     def from_image(self, images: Array, overlap: str = "mean") -> Array:
         """Reads series (..., L, C) from images (..., H, W, C).
@@ -234,7 +235,7 @@ class STFTEmbedding:
             x = x.astype(np.float64)  # or parts that are always 0 would show their rounding errors
         ends = [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)]
         frames = xp.moveaxis(xp.pad(x, ends, mode="reflect"), -1, -2)[..., self._frames]
-        spectra = xp.fft.rfft(frames * self._window)  # (..., C, T, F)
+        spectra = xp.fft.rfft(frames * align(self._window, frames))  # (..., C, T, F)
         parts = xp.concatenate([spectra.real, spectra.imag], axis=-3)
         images = xp.moveaxis(xp.swapaxes(parts, -1, -2), -3, -1).astype(np.float32)
         (height, width), (rows, columns) = self.shape, self.of_each
@@ -251,11 +252,14 @@ class STFTEmbedding:
         xp, (rows, columns) = _namespace(images), self.of_each
         parts = xp.swapaxes(xp.moveaxis(images[..., :rows, :columns, :], -1, -3), -1, -2)
         real, imag = xp.split(parts, 2, axis=-3)
-        frames = xp.fft.irfft(real + 1j * imag, n=self.n_fft) * self._window  # (..., C, T, n_fft)
+        frames = xp.fft.irfft(real + 1j * imag, n=self.n_fft)  # (..., C, T, n_fft)
+        frames = frames * align(self._window, frames)
         places, counts = self._inverse
         flat = frames.reshape(*frames.shape[:-2], -1)
-        summed = (flat[..., places] * counts).sum(-1) / self._weights
-        return xp.swapaxes(summed, -1, -2).astype(np.float32)
+        entries = flat[..., places]
+        summed = (entries * align(counts, entries)).sum(-1)
+        series = xp.swapaxes(summed / align(self._weights, summed), -1, -2)
+        return series.astype(np.float32)
 
 
 Embedding = DelayEmbedding | STFTEmbedding
@@ -298,7 +302,7 @@ def _mean(entries: Array, counts: np.ndarray | None) -> Array:
     if counts is None or counts.shape[1] == 1:
         return entries[..., 0, :]
     weights = (counts / counts.sum(1, keepdims=True)).astype(np.float32)
-    return (entries * weights[..., None]).sum(-2)
+    return (entries * align(weights[..., None], entries)).sum(-2)
 
 
 def _check(x: Array, ndim: int, sizes: tuple[int, ...], what: str, axes: str) -> None:
