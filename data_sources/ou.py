@@ -61,7 +61,9 @@ def load(split: str, length: int) -> Arrays:
     """
     check_split(split)
     if length < 2:
-        raise ValueError(f"data.length={length}: a path has at least 2 points, by default 253")
+        raise ValueError(
+            f"data.length={length}: a path has at least 2 points; configs/edm/ou.py has 253"
+        )
     size = SIZES[split]
     rng = np.random.default_rng([252, split == "test"])
     kept, found = [], 0

@@ -64,7 +64,7 @@ def load(
     if length < 1 or stride < 1:
         raise ValueError(
             f"data.length={length} and data.stride={stride} must be positive: points in a window, "
-            "and from one window to the next"
+            "and from one window to the next; configs/edm/series.py has 24 and 1"
         )
     path = find_file(dir, split, SUFFIXES)
     table = read_table(path, columns, channels)

@@ -20,7 +20,9 @@ def load(split: str, length: int, channels: int) -> Arrays:
     """
     check_split(split)
     if length < 1:
-        raise ValueError(f"data.length={length} must be positive; TimeGAN's series have 24 points")
+        raise ValueError(
+            f"data.length={length} must be positive; configs/edm/series.py has 24 points"
+        )
     rng = np.random.default_rng([24, split == "test"])
     frequency, phase = rng.uniform(0, 0.1, (2, SIZES[split], 1, channels))
     points = np.arange(length)[:, None]

@@ -85,7 +85,12 @@ def test_unknown_variant_is_refused():
 
 
 PARTS = [name for name, f in vars(parts).items() if hasattr(f, "__wrapped__")]
-ARGUMENTS = {"small": (2400,), "pixels_256": ("lsun", "bedroom"), "ncsnv2": ("ncsnv2_64",)}
+ARGUMENTS = {
+    "series": (24, 3, 8),
+    "small": (2400,),
+    "pixels_256": ("lsun", "bedroom"),
+    "ncsnv2": ("ncsnv2_64",),
+}
 
 
 def apply(*names):

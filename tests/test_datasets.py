@@ -12,6 +12,7 @@ from PIL import Image
 from scorax import datasets
 from scorax.configs import base
 from scorax.data_sources.arrays import ArraySource
+from scorax.data_sources.points import POINTS
 from scorax.utils import parallel
 
 N = 50  # examples of the toy set; label and corner pixel of example i are i
@@ -358,7 +359,7 @@ def test_the_same_examples_from_files(config, tmp_path, name, write):
         assert_equal(dataset[k], expected[k])
 
 
-OFFLINE = {"mnist", "digits", "photographs"}  # inside packages
+OFFLINE = {"mnist", "digits", "photographs", "ou", "sines", *POINTS}  # inside packages, or drawn
 
 
 @pytest.mark.parametrize("name", sorted(set(datasets.DATASETS) - OFFLINE))
@@ -367,6 +368,7 @@ def test_missing_data(config, tmp_path, monkeypatch, name, dir):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     config.data.dataset, config.data.dir, config.data.category = name, dir, "bedroom"
+    config.data.length = 24  # of series
     for split in ("train", "test"):
         with pytest.raises(ValueError, match=f"{dir}.*; .*--config.data.dir") as caught:
             datasets.get_source(config, split)

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused(model, kept, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             model.sample(rng, 1, **options)
-    with pytest.raises(ValueError, match="n=0 images cannot be drawn"):
+    with pytest.raises(ValueError, match="n=0 examples cannot be drawn"):
         model.sample(rng, 0)
     with pytest.raises(ValueError, match="images are float32 of shape"):
         model.bits_per_dim(rng, np.zeros((1, *model.shape), np.float32))

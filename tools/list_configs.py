@@ -13,7 +13,7 @@ import ml_collections
 import tqdm
 
 from scorax import experiment, sampling
-from scorax.utils.shapes import image_shape
+from scorax.utils.shapes import example_shape
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configs.md"
@@ -53,6 +53,7 @@ NETWORKS = {
     "ncsnv2_128": "NCSNv2",
     "ncsnv2_256": "NCSNv2",
     "denoising_cnn": "small CNN",
+    "mlp": "MLP",
     "wideresnet": "WRN classifier",
     "noise_classifier": "small classifier",
 }
@@ -116,7 +117,7 @@ def row(name: str) -> str:
     cells = (
         f"[`{name}`](../configs/{name}.py)",
         f"{d.dataset} {d.category}".strip(),
-        "x".join(map(str, image_shape(config))),
+        "x".join(map(str, example_shape(config))),
         SDES.get(t.sde, t.sde),
         levels,
         network,

@@ -158,7 +158,7 @@ def _draw_points(x: np.ndarray, columns: int | None = None, limits: Limits = Non
     pair = x[:, :2] if x.shape[1] > 1 else np.stack([x[:, 0], np.zeros(len(x))], 1)
 
     def draw(axes: Sequence[Any]) -> None:
-        axes[0].plot(*pair.T, ".", ms=max(1.0, 60 / math.sqrt(len(x))), alpha=0.5, mew=0)
+        axes[0].plot(*pair.T, ".", ms=max(2.0, 120 / math.sqrt(len(x))), alpha=0.6, mew=0)
         axes[0].set(xlim=limits[0], ylim=limits[1], aspect="equal")
 
     return plot(1, 1, draw, (5.0, 5.0))
