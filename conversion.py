@@ -21,8 +21,8 @@ from scorax.experiment import Experiment, build
 from scorax.loading import load_state
 from scorax.losses import State
 from scorax.sde_lib import get_sde
-from scorax.utils.arrays import lookup
 from scorax.utils.checkpoints import Checkpoints
+from scorax.utils.tables import lookup
 from scorax.weights import formats
 from scorax.weights.diffusers_names import get_unet_config, to_diffusers_state_dict
 from scorax.weights.readers import Tree, Weights, fitting_config, read_weights

@@ -39,13 +39,13 @@ from scorax.data_sources import (
 from scorax.data_sources.source import Source
 from scorax.data_sources.values import Values
 from scorax.utils import parallel
-from scorax.utils.arrays import lookup
 from scorax.utils.data_range import (
     compute_statistics,
     get_data_inverse_scaler,  # noqa: F401 (score_sde has it here)
     get_data_scaler,
 )
 from scorax.utils.shapes import Size, example_shape, image_shape, model_shape, size_text
+from scorax.utils.tables import lookup
 
 Batch = dict[str, np.ndarray]
 

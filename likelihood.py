@@ -30,11 +30,11 @@ import numpy as np
 
 from scorax.sde_lib import SDE, ScoreFn
 from scorax.solvers.probability_flow import Field, Integrator, get_drift
-from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler, log_scale
 from scorax.utils.embeddings import get_padding
 from scorax.utils.options import Option, OptionsOf, configured
 from scorax.utils.shapes import model_shape
+from scorax.utils.tables import lookup
 
 # The exact trace costs one product per dimension and step, and is refused for more dimensions.
 EXACT_DIMENSIONS = 256

@@ -29,7 +29,8 @@ from jax import lax
 from scorax.models.utils import Parametrization, get_score_fn
 from scorax.noise_levels import LevelFn, NoiseLevel
 from scorax.sde_lib import SDE, ScoreFn
-from scorax.utils.arrays import align, batch_mul, lookup
+from scorax.utils.arrays import align, batch_mul
+from scorax.utils.tables import lookup
 
 Tree = Any
 Batch = dict[str, jax.Array]

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from scorax.sde_lib import SDE, VESDE, VPSDE, iddpm_sigmas
-from scorax.utils.arrays import lookup
 from scorax.utils.options import Option, configured
+from scorax.utils.tables import lookup
 
 # random keys (B,) -> the noise levels of a batch
 LevelFn = Callable[[jax.Array], "NoiseLevel"]

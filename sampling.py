@@ -20,9 +20,10 @@ from jax import lax
 from scorax.sde_lib import SDE, Pair, Projection, Sampler, ScoreFn
 from scorax.solvers import SOLVERS
 from scorax.solvers.probability_flow import get_ode_sampler
-from scorax.utils.arrays import batch_mul, example_norm, lookup
+from scorax.utils.arrays import batch_mul, example_norm
 from scorax.utils.options import Option, check_parameters, configured
 from scorax.utils.progress import Observer, observe
+from scorax.utils.tables import lookup
 
 
 class Predictor(abc.ABC):

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.arrays import batch_mul
+from scorax.utils.tables import lookup
 
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
 Pair = tuple[jax.Array, jax.Array]

@@ -34,9 +34,10 @@ from jax import lax
 
 from scorax.sampling import get_sampling_fn
 from scorax.sde_lib import SDE, Sampler, ScoreFn
-from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.arrays import batch_mul
 from scorax.utils.options import Option, configured
 from scorax.utils.shapes import image_shape
+from scorax.utils.tables import lookup
 
 # (rng, score_fn, y: (B, *S)) -> clean images: (B, *S), score evaluations per image
 Denoiser = Callable[[jax.Array, ScoreFn, jax.Array], tuple[jax.Array, int | jax.Array]]

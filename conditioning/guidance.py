@@ -29,8 +29,9 @@ import ml_collections
 import numpy as np
 
 from scorax.sde_lib import SDE, ScoreFn
-from scorax.utils.arrays import batch_mul, lookup
+from scorax.utils.arrays import batch_mul
 from scorax.utils.options import Option, configured
+from scorax.utils.tables import lookup
 
 ClassifierFn = Callable[[jax.Array, jax.Array], jax.Array]
 WeightFn = Callable[[jax.Array], jax.Array]

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from scorax.utils.arrays import lookup
+from scorax.utils.tables import lookup
 
 # (H, W, generator) -> size at which the growing shape reaches each pixel: (H, W)
 Growth = Callable[[int, int, np.random.Generator], np.ndarray]

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorax.conditioning.masks import get_mask
-from scorax.utils.arrays import lookup
 from scorax.utils.options import Option
 from scorax.utils.shapes import Size, height_and_width
+from scorax.utils.tables import lookup
 
 # x: (B, *S) -> (B, *Y)
 Operator = Callable[[jax.Array], jax.Array]

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.special
 
 from scorax.data_sources.source import Arrays, check_split
-from scorax.utils.arrays import lookup
+from scorax.utils.tables import lookup
 
 SIZES = {"train": 20_000, "test": 2_000}
 COMPONENTS, SPREAD = 8, 0.1  # of the ring, whose radius is 1

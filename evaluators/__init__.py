@@ -40,8 +40,8 @@ from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
 from scorax.likelihood import get_likelihood_fn
 from scorax.metrics.feature_sets import METRICS
 from scorax.solvers.probability_flow import get_encoder
-from scorax.utils.arrays import lookup
 from scorax.utils.shapes import KINDS as _KINDS
+from scorax.utils.tables import lookup
 
 __all__ = [
     "EVALUATORS",

@@ -34,10 +34,10 @@ from scorax.metrics import features
 from scorax.noise_levels import ratio_range
 from scorax.sde_lib import Sampler, ScoreFn
 from scorax.utils import images, parallel
-from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
+from scorax.utils.tables import lookup
 
 _log = logging.getLogger(__name__)
 

@@ -34,13 +34,13 @@ from scorax.evaluators.context import Numbers, TaskContext
 from scorax.evaluators.originals import file_stems, likeness, read_pictures
 from scorax.experiment import Experiment
 from scorax.sde_lib import Projection, Sampler, ScoreFn
-from scorax.utils.arrays import lookup
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.images import to_float
 from scorax.utils.options import check_parameters, configured
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
 from scorax.utils.shapes import example_shape, image_shape
+from scorax.utils.tables import lookup
 
 HIDDEN = 0.5  # the gray of unknown pixels
 EXACT = 0.01  # std of an exactly known measurement, for likelihoods, which need a positive one

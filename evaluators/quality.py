@@ -13,10 +13,10 @@ from scorax.experiment import Experiment
 from scorax.metrics import features
 from scorax.metrics.feature_sets import METRICS, Features, Statistics
 from scorax.utils import parallel
-from scorax.utils.arrays import lookup
 from scorax.utils.logging import progress_bar
 from scorax.utils.options import configured
 from scorax.utils.rounds import Arrays
+from scorax.utils.tables import lookup
 
 _log = logging.getLogger(__name__)
 

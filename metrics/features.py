@@ -38,10 +38,10 @@ from scorax.datasets import get_source
 from scorax.metrics import inception, judge
 from scorax.metrics.feature_sets import Features, Moments, Statistics
 from scorax.utils import parallel
-from scorax.utils.arrays import lookup
 from scorax.utils.images import to_float, to_uint8
 from scorax.utils.logging import versions, write_atomically
 from scorax.utils.shapes import image_shape
+from scorax.utils.tables import lookup
 from scorax.weights import formats, torch_files
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from jax import lax
 
 from scorax.models import resampling
 from scorax.models.convolution import conv2d
-from scorax.utils.arrays import check_name, lookup
+from scorax.utils.tables import check_name, lookup
 
 Dtype = Any
 

@@ -23,7 +23,7 @@ from scorax.models.layers import (
     positional_embedding,
 )
 from scorax.models.unet import add_class_embedding, check_classes
-from scorax.utils.arrays import check_name
+from scorax.utils.tables import check_name
 
 EMBEDDINGS = ("fourier", "positional")
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from scorax.models.layers import Conv, Dtype, uniform_init
 from scorax.models.resampling import naive_downsample_2d
-from scorax.utils.arrays import check_name, lookup
+from scorax.utils.tables import check_name, lookup
 
 Labels = jax.Array | None
 

@@ -38,9 +38,10 @@ from scorax.models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from scorax.models.noise_classifier import NoiseClassifier
 from scorax.models.wideresnet import WideResnet
 from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
-from scorax.utils.arrays import align, batch_mul, lookup
+from scorax.utils.arrays import align, batch_mul
 from scorax.utils.options import Option, configured
 from scorax.utils.shapes import Shape, model_shape
+from scorax.utils.tables import lookup
 
 Params = Any
 Net = Callable[[jax.Array, jax.Array], jax.Array]

@@ -23,9 +23,9 @@ from jax import lax
 from scorax.sde_lib import SDE, Projection, Sampler, ScoreFn
 from scorax.solvers.few_step import arrive, denoised
 from scorax.solvers.time_grids import as_seen, in_double, levels_of, solver_times, times_of
-from scorax.utils.arrays import lookup
 from scorax.utils.options import Option
 from scorax.utils.progress import Observer, observe
+from scorax.utils.tables import lookup
 
 
 class Churn(NamedTuple):

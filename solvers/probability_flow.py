@@ -31,9 +31,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from scorax.sde_lib import SDE, Projection, Sampler, ScoreFn
-from scorax.utils.arrays import lookup
 from scorax.utils.options import Option, OptionsOf
 from scorax.utils.progress import Observer, observe
+from scorax.utils.tables import lookup
 
 Tree = Any
 # (t: (B,), y: tree of arrays (B, ...)) -> dy/dt, a tree of the same structure as y

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorax.sde_lib import SDE, iddpm_sigmas
-from scorax.utils.arrays import lookup
+from scorax.utils.tables import lookup
 
 
 def in_double(f: Callable, t: np.ndarray) -> Any:

@@ -26,20 +26,20 @@ ROOMS = [
     *("run_lib", "main", "tools", "benchmarks"),
 ]
 # What of this project a module, or all modules of a package, may import at most besides itself.
-ARRAYS = {"utils.arrays"}
-SHAPES = {"utils.shapes"}
-SAMPLERS = {"sde_lib", "solvers", "utils.arrays", "utils.options", "utils.progress"}
+ARRAYS = {"utils.arrays", "utils.tables"}
+SHAPES = {"utils.shapes", "utils.tables"}
+SAMPLERS = {"sde_lib", "solvers", "utils.options", "utils.progress"} | ARRAYS
 ONLY = {
     "": {"utils.one_copy"},
     "utils": set(),
     "configs": SHAPES,
-    "data_sources": {"utils.logging", "utils.arrays"} | SHAPES,
+    "data_sources": {"utils.logging"} | SHAPES,
     "sde_lib": ARRAYS,
-    "datasets": {"data_sources", "utils.arrays", "utils.data_range", "utils.parallel"} | SHAPES,
+    "datasets": {"data_sources", "utils.data_range", "utils.parallel"} | ARRAYS | SHAPES,
     "models": ARRAYS,
-    "models.utils": {"sde_lib", "utils.arrays", "utils.options"} | SHAPES,
-    "noise_levels": {"sde_lib", "utils.arrays", "utils.options"},
-    "losses": {"models.utils", "noise_levels", "sde_lib", "utils.arrays"},
+    "models.utils": {"sde_lib", "utils.options"} | ARRAYS | SHAPES,
+    "noise_levels": {"sde_lib", "utils.options"} | ARRAYS,
+    "losses": {"models.utils", "noise_levels", "sde_lib"} | ARRAYS,
     "solvers": SAMPLERS,
     "likelihood": SAMPLERS | {"utils.data_range", "utils.embeddings"} | SHAPES,
     "sampling": SAMPLERS,
@@ -47,7 +47,7 @@ ONLY = {
     "controllable_generation": SAMPLERS | {"sampling", "conditioning"},
     "metrics": ARRAYS,
     "metrics.features": {"data_sources.source", "datasets", "metrics", "utils", "weights"},
-    "weights": {"models", "utils.arrays", "utils.checkpoints"} | SHAPES,
+    "weights": {"models", "utils.checkpoints"} | ARRAYS | SHAPES,
 }
 
 

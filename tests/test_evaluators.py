@@ -445,14 +445,13 @@ def test_killed_process_continues_on_four_devices(workdir, cache, tmp_path):
     fields |= {"features": "classifier", "features_path": tmp_path / "classifier.safetensors"}
     fields = {f"eval__{name}": value for name, value in fields.items()}
     fields |= {"sampling__rtol": 1e-3, "sampling__atol": 1e-3}
-    tasks = {"samples", "fd", "loss", "encode"}
+    tasks = {"samples", "fd", "loss"}
     command = runs.command(workdir, "eval", eval__tasks=tuple(sorted(tasks)), **fields)
     output = runs.finish(runs.start(command, env))
     assert "Traceback" not in output
     expected, folder = (w / "eval" / f"step_{STEP}" for w in (workdir, killed))
     whole = json.loads((expected / "report.json").read_text())
     assert set(whole) == {"step", "versions", "settings", *tasks}
-    assert whole["encode"]["psnr"] > 30
 
     command = runs.command(killed, "eval", eval__tasks=("fd", "loss"), **fields)
     process = runs.start(command, env)

@@ -1,12 +1,9 @@
-"""Helpers for arrays and tables that do not depend on diffusion models."""
+"""Helpers for arrays that do not depend on diffusion models."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-Row = TypeVar("Row")
 
 
 def expand_like(a: jax.Array, x: jax.Array) -> jax.Array:
@@ -27,24 +24,3 @@ def batch_mul(a: jax.Array, x: jax.Array) -> jax.Array:
 def example_norm(x: jax.Array) -> jax.Array:
     """Euclidean norm of each example: (B, *S) -> (B,)."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim))))
-
-
-def lookup(table: dict[str, Row], name: Any, what: str) -> Row:
-    """Returns `table[name]`.
-
-    Args:
-      table: named choices.
-      name: one of the names.
-      what: what the table holds, for the message.
-
-    Raises:
-      ValueError: for an unknown name; the message lists the known ones.
-    """
-    check_name(table, name, what)
-    return table[name]
-
-
-def check_name(table: Mapping[str, Any], name: Any, what: str) -> None:
-    """Raises the ValueError of `lookup` if `table` does not have this name."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; choose from: {', '.join(table)}")

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from scorax.utils.arrays import align, lookup
+from scorax.utils.arrays import align
 from scorax.utils.shapes import height_and_width
+from scorax.utils.tables import lookup
 
 Array = Any
 OVERLAPS = ("mean", "last")

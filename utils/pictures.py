@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from scorax.utils import images
-from scorax.utils.arrays import lookup
 from scorax.utils.logging import write_atomically
+from scorax.utils.tables import lookup
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of a fan
 _LINES = 12  # largest number of series drawn as lines

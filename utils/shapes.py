@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 
-from scorax.utils.arrays import lookup
+from scorax.utils.tables import lookup
 
 Size = int | Sequence[int]
 Shape = tuple[int, ...]
