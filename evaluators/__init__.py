@@ -33,7 +33,7 @@ from scorax.evaluators.originals import get_originals
 from scorax.evaluators.problems import Colorization, Inpainting, Problem, Restoration
 from scorax.evaluators.quality import check_fd, evaluate_fd, get_fd_inputs
 from scorax.evaluators.samples import evaluate_samples, read_settings
-from scorax.evaluators.series import check_series, evaluate_series
+from scorax.evaluators.series import evaluate_series
 from scorax.evaluators.series_problems import SeriesInpainting
 from scorax.evaluators.task import Evaluator
 from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
@@ -231,7 +231,6 @@ _ROWS = (
         "series",
         evaluate_series,
         (*_SAMPLES, "eval.split", "eval.recurrent_steps"),
-        check_series,
         after=("samples",),
         kinds=("series",),
     ),

@@ -16,11 +16,13 @@ from scorax.likelihood import (
     dequantize,
     get_configured_density_fn,
     get_configured_likelihood_fn,
+    get_likelihood_fn,
     pool,
 )
 from scorax.sde_lib import ScoreFn
 from scorax.utils import parallel
 from scorax.utils.embeddings import get_embedding
+from scorax.utils.options import configured
 from scorax.utils.rounds import Arrays
 from scorax.utils.shapes import model_shape
 
@@ -134,6 +136,8 @@ def check_bpd(experiment: Experiment) -> None:
         raise ValueError(
             f"eval.bpd_repeats={experiment.config.eval.bpd_repeats} must be at least 1"
         )
-    likelihood_fn = get_configured_likelihood_fn(experiment.config, experiment.sde)
+    likelihood_fn = get_likelihood_fn(
+        experiment.sde, **configured(get_likelihood_fn, experiment.config)
+    )
     x = np.zeros((1, *model_shape(experiment.config)), np.float32)
     jax.eval_shape(lambda rng: likelihood_fn(rng, lambda x, t: x, x), jax.random.key(0))

@@ -25,6 +25,7 @@ import optax
 from jax import lax
 
 NAME = "gru-timegan"
+FEWEST = 10  # smallest number of series
 _BATCH, _LEAST = 128, 8  # series in a batch; smallest number of units
 Loss = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -107,14 +108,11 @@ def _model(channels: int) -> Recurrent:
 
 def _scaled(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both sets in float32, scaled by the range of each channel of the real series."""
-    if (
-        real.ndim != 3
-        or real.shape[1:] != generated.shape[1:]
-        or min(map(len, (real, generated))) < 10
-    ):
+    fewest = min(len(real), len(generated))
+    if real.ndim != 3 or real.shape[1:] != generated.shape[1:] or fewest < FEWEST:
         raise ValueError(
             f"series of shape {real.shape} and {generated.shape} cannot be compared; give at least "
-            "10 of each, (N, L, C), of the same length and channels"
+            f"{FEWEST} of each, (N, L, C), of the same length and channels"
         )
     low, high = real.min((0, 1)), real.max((0, 1))
     width = np.maximum(high - low, 1e-12)

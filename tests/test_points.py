@@ -91,7 +91,7 @@ def test_what_the_log_says_of_points():
 def test_points_from_training_to_density(tmp_path, cache):
     """A class-conditional perceptron on the command line, and the same network in a program."""
     env = runs.environment(cache)
-    fields = {"model__num_classes": 8, "training__n_jitted_steps": 1}
+    fields = {"model__num_classes": 8, "training__n_jitted_steps": 1, "sampling__steps": 50}
     runs.finish(runs.start(runs.command(tmp_path, config="vp/points", **fields), env))
     tasks = {"eval__tasks": ("samples", "bpd", "loss"), "eval__num_examples": 32}
     runs.finish(runs.start(runs.command(tmp_path, "eval", "vp/points", **fields, **tasks), env))

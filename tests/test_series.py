@@ -348,8 +348,8 @@ def test_completed_series_have_the_smoothers_mean_and_spread(mask):
 def test_series_from_a_table_to_a_completed_table(tmp_path, cache):
     """Trains on a CSV, compares, measures the density, and fills the gaps of another CSV."""
     rng = np.random.default_rng(0)
-    x = np.cumsum(rng.standard_normal((300, 2)), 0) * 0.1 + 50
-    times = pandas.date_range("2020-01-01", periods=300, freq="D")
+    x = np.cumsum(rng.standard_normal((400, 2)), 0) * 0.1 + 50
+    times = pandas.date_range("2020-01-01", periods=400, freq="D")
     frame = pandas.DataFrame({"date": times, "u": x[:, 0], "v": x[:, 1]})
     frame.to_csv(tmp_path / "mine.csv", index=False)
     part = frame.iloc[:20].copy()  # shorter than a window: its end is forecast
@@ -364,7 +364,7 @@ def test_series_from_a_table_to_a_completed_table(tmp_path, cache):
     command = lambda *a, **k: runs.command(tmp_path / "run", *a, **fields, **k)  # noqa: E731
     env = runs.environment(cache)
     output = runs.finish(runs.start(command(config="edm/series"), env))
-    assert "train: 247 series, no classes" in output
+    assert "train: 337 series, no classes" in output
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["mean"][0] > 40
     evaluation = {
         "eval__tasks": ("series", "bpd", "inpaint", "loss"),
