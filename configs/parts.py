@@ -249,7 +249,11 @@ def points(c: ml_collections.ConfigDict) -> None:
 
 @part("data")
 def series(
-    c: ml_collections.ConfigDict, length: int, delay: int, size: int | tuple[int, int]
+    c: ml_collections.ConfigDict,
+    length: int,
+    delay: int,
+    size: int | tuple[int, int],
+    n_iters: int = 2400,
 ) -> None:
     """Series as images of a size, by delay embedding, with a network for two CPU cores."""
     d = c.data
@@ -261,15 +265,18 @@ def series(
     d.delay = delay
     d.image_size = size
     d.random_flip = False
-    small(c, 2400)
+    small(c, n_iters)
     c.eval.mask = "last"
 
 
 @part("data")
 def ou(c: ml_collections.ConfigDict) -> None:
     """Ornstein-Uhlenbeck paths of 253 points as images of 16x32."""
-    series(c, 253, 8, (16, 32))
+    series(c, 253, 8, (16, 32), 3000)
     c.data.dataset = "ou"
+    t = c.training
+    t.p_mean = -2.2  # the volatility of a path is decided at sigma 0.02 to 0.2
+    t.p_std = 1.4
 
 
 @part("size")
