@@ -52,7 +52,11 @@ Batch = dict[str, np.ndarray]
 _SHOWN = 20  # largest number of classes named in a line
 _MEASURED = 100_000  # largest number of examples from which statistics are computed
 # A config to start from, for each kind of data.
-_CONFIGS = {"series": "configs/edm/series.py", "points": "configs/vp/points.py"}
+_CONFIGS = {
+    "images": ", such as configs/ve/mnist.py",
+    "series": ", such as configs/edm/series.py",
+    "points": ", such as configs/vp/points.py",
+}
 
 
 def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Source:
@@ -68,8 +72,8 @@ def get_source(config: ml_collections.ConfigDict, split: str = "train") -> Sourc
     if source.kind != data.kind:
         raise ValueError(
             f"data.kind={data.kind!r}, but the examples of data.dataset={data.dataset!r} are "
-            f"{source.kind}; take a config made for {source.kind}, such as "
-            f"{_CONFIGS.get(source.kind, 'configs/ve/mnist.py')}, or other data"
+            f"{source.kind}; take a config made for {source.kind}"
+            f"{_CONFIGS.get(source.kind, '')}, or other data"
         )
     found, expected = source[0]["image"].shape, example_shape(data)
     if source.kind == "images":

@@ -292,6 +292,7 @@ def load(
         config = read_config(config)
     if config is None:
         config = load_config(run) if is_run or formats.is_exported(run) else _config_in(run)
+    config = _add_facts(config, run)
     config = config.copy_and_resolve_references()
     if is_run:
         config.eval.checkpoint = "" if step is None else str(step)
@@ -411,9 +412,12 @@ def with_facts(config: Config, workdir: str) -> Config:
 
     What the config says itself stays.
     """
-    directory = config.eval.checkpoint if formats.is_exported(config.eval.checkpoint) else workdir
-    path = pathlib.Path(directory, "config.json")
-    if not path.is_file():
+    exported = formats.is_exported(config.eval.checkpoint)
+    return _add_facts(config, config.eval.checkpoint if exported else workdir)
+
+
+def _add_facts(config: Config, directory: str) -> Config:
+    if not pathlib.Path(directory, "config.json").is_file():
         return config
     learnt, config = load_config(directory).data, config.copy_and_resolve_references()
     for key in ("classes", "mean", "scale"):

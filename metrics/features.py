@@ -118,12 +118,23 @@ def _join(parts: list[Features]) -> Features:
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+def _check_kind(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for data that are no images, of which there are no features."""
+    if config.data.kind != "images":
+        raise ValueError(
+            f"features, and the Fréchet distance, are of images, but data.kind={config.data.kind!r}"
+            "; series are compared by the task series, and points by their density, the task bpd"
+        )
+
+
 def get_feature_extractor(config: ml_collections.ConfigDict) -> FeatureExtractor:
     """Returns the network that `config.eval.features` names, a row of `FEATURES`.
 
     Raises:
-      ValueError: for an unknown name, a missing or wrong file, or data with fewer than two classes.
+      ValueError: for an unknown name, a missing or wrong file, data with fewer than two classes, or
+        data that are no images.
     """
+    _check_kind(config)
     return lookup(FEATURES, config.eval.features, "features (eval.features)")(config)
 
 

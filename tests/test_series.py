@@ -24,6 +24,7 @@ from scorax.utils.data_range import get_data_inverse_scaler, log_scale
 from scorax.utils.embeddings import get_embedding
 from scorax.utils.shapes import model_shape
 from simulation import simulate
+from slow import but_slow
 
 RNG = np.random.default_rng(0)
 OU = [case for case in golden.cases("time_series_images") if case["kind"] == "ou"]
@@ -304,7 +305,9 @@ def embedded(name, **sections):
     return experiment.assemble(config)
 
 
-@pytest.mark.parametrize("name, steps", [("edm/ou", 40), ("vp/ou", 300)])
+@pytest.mark.parametrize(
+    "name, steps", but_slow([("edm/ou", 40), ("vp/ou", 300)], ("edm/ou", 40).__eq__)
+)
 def test_samples_of_the_exact_score_have_the_moments_of_the_series(name, steps):
     built = embedded(name, sampling={"steps": steps})
     config, sde, n = built.config, built.sde, 4000
@@ -318,7 +321,7 @@ def test_samples_of_the_exact_score_have_the_moments_of_the_series(name, steps):
     np.testing.assert_allclose(found, covariance, atol=4 * SPREAD**2 * np.sqrt(2 / n) + 1e-3)
 
 
-@pytest.mark.parametrize("mask", ["last", "random", "block"])
+@pytest.mark.parametrize("mask", but_slow(["last", "random", "block"], "last".__eq__))
 def test_completed_series_have_the_smoothers_mean_and_spread(mask):
     sections = {"eval": {"mask": mask, "mask_points": 8, "likelihood_iterations": 10}}
     built = embedded("edm/ou", sampling={"steps": 40}, **sections)

@@ -22,6 +22,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.model.sigma_min = 0.002
     c.model.sigma_max = 80.0
     c.sampling.method = "dpmpp_2m"
-    c.sampling.grid = "edm"
     c.sampling.steps = 40
     return parts.finish(c, variant)
