@@ -272,10 +272,10 @@ def series(
 @part("data")
 def ou(c: ml_collections.ConfigDict) -> None:
     """Ornstein-Uhlenbeck paths of 253 points as images of 16x32."""
-    series(c, 253, 8, (16, 32), 3000)
+    series(c, 253, 8, (16, 32), 4000)
     c.data.dataset = "ou"
     t = c.training
-    t.p_mean = -2.2  # the volatility of a path is decided at sigma 0.02 to 0.2
+    t.p_mean = -2.0  # the volatility of a path is decided at sigma 0.02 to 0.2
     t.p_std = 1.4
 
 

@@ -2,7 +2,7 @@
 
     python main.py --config configs/edm/ou.py --mode train
 
-Two numbers differ from ImagenTime's. More of the training is at low noise (p_mean -2.2 instead of
+Two numbers differ from ImagenTime's. More of the training is at low noise (p_mean -2.0 instead of
 -1.2), where the volatility of a path is decided. DPM-Solver++ takes 40 steps, as many evaluations
 as Heun's rule in 20: with the exact score, Heun's 18 steps raise the volatility by 11 %.
 """
