@@ -104,7 +104,8 @@ def main() -> None:
     parser.add_argument("--paths", type=int, default=60)
     parser.add_argument("--points", type=int, default=25)
     parser.add_argument("--each", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--steps", type=int, default=36)
+    parser.add_argument("--forecast_steps", type=int, default=18)
     args = parser.parse_args()
     model = loading.load(args.weights)
     length = model.config.data.length
@@ -124,7 +125,7 @@ def main() -> None:
     paths, parameters = new_paths(args.paths, length, seed=5)
     truth = paths[:, -args.points :]
     start = time.perf_counter()
-    ours = crps(forecast(model, paths, args.points, args.each, args.steps), truth)
+    ours = crps(forecast(model, paths, args.points, args.each, args.forecast_steps), truth)
     seconds = time.perf_counter() - start
     known, inferred = (crps(x, truth) for x in exact_forecasts(paths, parameters, args.points))
     print(f"{args.paths} forecasts of {args.points} points, {args.each} samples, {seconds:.0f} s")
