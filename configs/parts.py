@@ -231,11 +231,11 @@ def points(c: ml_collections.ConfigDict) -> None:
     c.model.ema_warmup = True
     t = c.training
     t.batch_size = 512
-    t.n_iters = 2000
+    t.n_iters = 3000
     t.n_jitted_steps = 10
     t.log_freq = 100
     t.eval_freq = 100
-    t.snapshot_freq = 2000
+    t.snapshot_freq = 3000
     t.snapshot_freq_for_preemption = 1000
     c.optim.lr = 2e-3
     c.optim.warmup = 100
