@@ -306,6 +306,7 @@ def traced_loss(fields):
     """The shape of the loss of a config with these fields; nothing is compiled."""
     config = base.get_config()
     config.update_from_flattened_dict(dict(fields))
+    config.data.random_flip = False  # which only images can be
     built = experiment.build(config)
     state, key = built.state_shapes, jax.random.key(0)
     loss, _ = jax.eval_shape(
