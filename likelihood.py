@@ -214,8 +214,8 @@ def get_configured_density_fn(
 ) -> Callable[[jax.Array, ScoreFn, jax.Array], Density]:
     """The density of continuous data that `config.eval.bpd_*` describes, in units of the data.
 
-    What an embedding leaves empty is no dimension of the data. It is 0, so that at the time `eps`
-    its density is that of N(0, sigma(eps)^2) at 0, which is taken off.
+    Padding is no dimension of the data. It is always 0, so at the time `eps` its density is
+    N(0; 0, sigma(eps)^2), and this factor is removed.
 
     Returns:
       `(rng, score_fn, data: (B, *S) in the model's range) -> Density`.

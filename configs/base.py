@@ -136,7 +136,7 @@ def get_config() -> ml_collections.ConfigDict:
     d.value_range = ()  # values of black and white; (): the full range of bytes, 16 bits or [0, 1]
     d.classes = ()  # names of the classes in the order of their labels; training fills it in
     d.length = 0  # series, fields: number of points in time
-    d.stride = 1  # "series": points from the start of one window of a file to that of the next
+    d.stride = 1  # "series": number of points by which windows of a file are shifted
     d.columns = ()  # "series": names of the columns of a table that are used; (): all of them
     d.embedding = ""  # series as images: a row of utils.embeddings.EMBEDDINGS; "": as they are
     d.delay = 8  # embedding "delay": points from one column of an image to the next

@@ -219,7 +219,7 @@ def heun(c: ml_collections.ConfigDict) -> None:
 
 @part("data")
 def points(c: ml_collections.ConfigDict) -> None:
-    """Points in the plane, with a schedule that takes a laptop a minute."""
+    """Points in the plane, with a schedule that takes two CPU cores a few minutes."""
     d = c.data
     d.kind = "points"
     d.dataset = "gaussians"

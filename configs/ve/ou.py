@@ -2,7 +2,7 @@
 
     python main.py --config configs/ve/ou.py --mode train
 
-Network and training are those of edm/ou. Here: not run in full.
+The network, the batches and the number of steps are those of edm/ou. Not run in full.
 """
 
 import ml_collections
