@@ -53,6 +53,12 @@ class Predictor(abc.ABC):
                 "adds noise; set sampling.predictor to reverse_diffusion or euler_maruyama"
             )
 
+    @classmethod
+    def time_grid(cls, sde: SDE, eps: float, t_start: float) -> np.ndarray:
+        """The times from t_start at which steps begin, and the one at which the last step ends."""
+        times = time_grid(sde, eps, t_start)
+        return np.append(times, times[-1])
+
     @abc.abstractmethod
     def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
         """x: (B, *S) at t: (B,) -> the next x, and the next x without the noise just added."""
@@ -88,6 +94,31 @@ class AncestralSamplingPredictor(Predictor):
         z = jax.random.normal(rng, x.shape, x.dtype)
         x_mean, std = self.sde.ancestral_step(x, t, self.score_fn(x, t))
         return x_mean + batch_mul(std, z), x_mean
+
+
+class ExponentialPredictor(Predictor):
+    """The exponential integrator of Rozet & Louppe 2023 (section 3.2), which is a step of DDIM.
+
+    Exact for an eps that is constant during the step. Steps have the length T / N and end at 0.
+    """
+
+    @classmethod
+    def time_grid(cls, sde: SDE, eps: float, t_start: float) -> np.ndarray:
+        steps = math.ceil(t_start / sde.T * sde.N - 1e-3)
+        times = np.maximum(t_start - sde.T / sde.N * np.arange(steps + 1), 0)
+        with jax.ensure_compile_time_eval():  # a concrete number, even while a caller is traced
+            noise_left = float(sde.marginal_coeffs(jnp.zeros(()))[1])
+        # Where no noise is left, a corrector cannot evaluate the score.
+        times[-1] = 0 if noise_left > 0 else sde.t_min
+        return times.astype(np.float32)
+
+    def update_fn(self, rng: jax.Array, x: jax.Array, t: jax.Array) -> Pair:
+        mu, sigma = self.sde.marginal_coeffs(t)
+        end, std = self.sde.marginal_coeffs(jnp.maximum(t - self.sde.T / self.sde.N, 0))
+        ratio = end / mu
+        eps = -batch_mul(sigma, self.score_fn(x, t))
+        x = batch_mul(ratio, x) + batch_mul(std - ratio * sigma, eps)
+        return x, x
 
 
 class NonePredictor(Predictor):
@@ -162,6 +193,16 @@ class AnnealedLangevinDynamics(_Langevin):
         return 2 * self.sde.langevin_scale(t) * (self.snr * std) ** 2
 
 
+class AdaptiveLangevin(_Langevin):
+    """Langevin dynamics with the step of Rozet & Louppe 2023 (algorithm 4), where snr is tau.
+
+    The step is tau over the mean square of the score, for each example on its own.
+    """
+
+    def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:
+        return self.snr / jnp.mean(score**2, range(1, score.ndim))
+
+
 class NoneCorrector(Corrector):
     """Leaves x as it is."""
 
@@ -204,12 +245,13 @@ def get_pc_sampler(
     projection: Projection | None = None,
     t_start: float | None = None,
     steps: Annotated[int | None, Option("sampling.steps", unset=0)] = None,
+    corrector_last: Annotated[bool, Option("sampling.corrector_last")] = False,
 ) -> Sampler:
     """The predictor-corrector sampler (Song et al. 2021, algorithm 1).
 
     Args:
       sde: the SDE of the score.
-      predictor, corrector: classes; at each time the corrector acts first.
+      predictor, corrector: classes.
       snr, n_steps: signal-to-noise ratio and number of steps of the corrector.
       probability_flow: make the predictor deterministic.
       denoise: return the last mean, without the noise of the last step.
@@ -220,6 +262,8 @@ def get_pc_sampler(
       t_start: start at this time, from the `x_init` with which the sampler is then called, and skip
         all earlier steps; None to start from the noise at T.
       steps: number of time steps from T to 0; None for sde.N.
+      corrector_last: the corrector acts after the predictor, at the time that it has reached, as in
+        Rozet & Louppe 2023.
 
     Returns:
       `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
@@ -242,8 +286,8 @@ def get_pc_sampler(
     ) -> tuple[jax.Array, int]:
         predict = predictor(sde, score_fn, probability_flow)
         correct = corrector(sde, score_fn, snr, n_steps)
-        times = jnp.asarray(time_grid(sde, eps, first))
-        n = len(times)
+        times = jnp.asarray(predictor.time_grid(sde, eps, first))
+        n = len(times) - 1
         prior_rng, loop_rng = jax.random.split(rng)
         x = sde.initial_state(prior_rng, shape, x_init, t_start)
         start_rng = jax.random.fold_in(prior_rng, 1)
@@ -251,13 +295,14 @@ def get_pc_sampler(
 
         def step(i: jax.Array, carry: Pair) -> Pair:
             x, _ = carry
-            t = jnp.full(shape[:1], times[i])
-            next_t = jnp.full(shape[:1], times[jnp.minimum(i + 1, n - 1)])
+            t, next_t = (jnp.full(shape[:1], times[i + k]) for k in range(2))
             correct_rng, predict_rng = jax.random.split(jax.random.fold_in(loop_rng, i))
-            x, x_mean = correct.update_fn(correct_rng, x, t)
-            x, x_mean = project(jax.random.fold_in(correct_rng, n_steps), x, x_mean, t)
-            x, x_mean = predict.update_fn(predict_rng, x, t)
-            x, x_mean = project(jax.random.fold_in(predict_rng, n_steps), x, x_mean, next_t)
+            halves = [(correct, correct_rng, t, t), (predict, predict_rng, t, next_t)]
+            if corrector_last:
+                halves = [halves[1], (correct, correct_rng, next_t, next_t)]
+            for half, rng, begin, end in halves:
+                x, x_mean = half.update_fn(rng, x, begin)
+                x, x_mean = project(jax.random.fold_in(rng, n_steps), x, x_mean, end)
             observe(observer, i, n, x_mean)
             return x, x_mean
 
@@ -297,11 +342,13 @@ PREDICTORS = {
     "euler_maruyama": EulerMaruyamaPredictor,
     "reverse_diffusion": ReverseDiffusionPredictor,
     "ancestral_sampling": AncestralSamplingPredictor,
+    "exponential": ExponentialPredictor,
     "none": NonePredictor,
 }
 CORRECTORS = {
     "langevin": LangevinCorrector,
     "ald": AnnealedLangevinDynamics,
+    "adaptive_langevin": AdaptiveLangevin,
     "none": NoneCorrector,
 }
 SAMPLERS = {"pc": get_pc_sampler, "ode": get_ode_sampler, **SOLVERS}

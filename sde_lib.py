@@ -29,7 +29,8 @@ import ml_collections
 import numpy as np
 
 from scorax.utils.arrays import batch_mul
-from scorax.utils.tables import lookup
+from scorax.utils.schedules import NOISES, SIGNALS
+from scorax.utils.tables import check_name, lookup
 
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
 Pair = tuple[jax.Array, jax.Array]
@@ -462,39 +463,49 @@ class SigmaPowerSDE(SDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineVPSDE(SDE):
-    """The cosine schedule of score-based data assimilation (Rozet & Louppe 2023, section 4).
+class SignalSDE(SDE):
+    """The schedules of score-based data assimilation (Rozet & Louppe 2023, section 4 and code).
 
-    mu = cos(w t)^2 with w = arccos(sqrt(eta)), sigma^2 = 1 - mu^2 + eta^2. The paper gives mu and
+    The signal mu is cos(w t)^2 with w = arccos(sqrt(eta)) ("cos"), 1 - (1 - eta) t ("lin") or
+    eta^(t^2) ("exp"). The noise is sigma^2 = 1 - mu^2 + eta^2 ("vp"), sigma = 1 - mu^2 + eta
+    ("subvp") or sigma = 1 - mu + eta ("subsubvp"). The paper uses "cos" with "vp", and gives mu and
     sigma; the drift and the diffusion of the SDE with these marginals are f = (log mu)' x and
-    g^2 = (sigma^2)' - 2 (log mu)' sigma^2 = 4 w tan(w t) (1 + eta^2).
+    g^2 = (sigma^2)' - 2 (log mu)' sigma^2.
+
+    Attributes:
+      eta: noise left at t = 0, and signal left at t = 1.
+      signal: a row of `utils.schedules.SIGNALS`.
+      noise: a row of `utils.schedules.NOISES`.
     """
 
     eta: float = 1e-3
+    signal: str = "cos"
+    noise: str = "vp"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.eta < 1:
-            raise ValueError(f"CosineVPSDE: eta={self.eta} (model.eta) must lie between 0 and 1")
-
-    @property
-    def _w(self) -> float:
-        return math.acos(math.sqrt(self.eta))
+            raise ValueError(f"SignalSDE: eta={self.eta} (model.eta) must lie between 0 and 1")
+        check_name(SIGNALS, self.signal, "signal (model.signal)")
+        check_name(NOISES, self.noise, "noise (model.noise)")
 
     def sde(self, x: jax.Array, t: jax.Array) -> Pair:
-        rate = 2 * self._w * jnp.tan(self._w * t)
-        return batch_mul(-rate, x), jnp.sqrt(2 * rate * (1 + self.eta**2))
+        rate = SIGNALS[self.signal].rate(self.eta, t)
+        mu, sigma = self.marginal_coeffs(t)
+        growth = NOISES[self.noise].growth(mu, sigma)
+        return batch_mul(-rate, x), jnp.sqrt(2 * rate * (growth + sigma**2))
 
     def marginal_coeffs(self, t: jax.Array) -> Pair:
-        mu = jnp.cos(self._w * t) ** 2
-        # 1 - cos^4 = sin^2 (1 + cos^2) does not cancel near t = 0.
-        return mu, jnp.sqrt(jnp.sin(self._w * t) ** 2 * (1 + mu) + self.eta**2)
+        signal = SIGNALS[self.signal]
+        mu = signal.mu(self.eta, t)
+        return mu, NOISES[self.noise].sigma(self.eta, mu, signal.lost(self.eta, t))
 
     def time_of_log_snr(self, log_snr: jax.Array) -> jax.Array:
-        total = 1 + self.eta**2  # mu^2 + sigma^2
-        mu = jnp.sqrt(total * jax.nn.sigmoid(log_snr))
-        signal_lost = jnp.maximum(total * jax.nn.sigmoid(-log_snr) - self.eta**2, 0.0)  # 1 - mu^2
-        return jnp.arctan2(jnp.sqrt(signal_lost / (1 + mu)), jnp.sqrt(mu)) / self._w
+        mu, lost = NOISES[self.noise].signal(self.eta, log_snr)
+        return SIGNALS[self.signal].time(self.eta, mu, jnp.maximum(lost, 0.0))
+
+
+CosineVPSDE = SignalSDE  # the name of its default
 
 
 @functools.cache
@@ -538,5 +549,5 @@ SDES = {
     "vpsde": VPSDE,
     "subvpsde": subVPSDE,
     "sigma_power": SigmaPowerSDE,
-    "cosine": CosineVPSDE,
+    "cosine": SignalSDE,
 }

@@ -41,9 +41,10 @@ def get_config() -> ml_collections.ConfigDict:
     s.steps = 0  # time steps; 0: "pc": model.num_scales, few-step solvers: 18 or 20
     s.eps = 0.0  # time at which sampling stops; 0: the SDE's t_min
     s.n_steps_each = 1  # corrector steps at each time
-    s.snr = 0.16  # signal-to-noise ratio of the corrector
+    s.snr = 0.16  # signal-to-noise ratio of the corrector; "adaptive_langevin": tau
     s.probability_flow = False  # make the predictor deterministic
     s.noise_removal = True  # return the mean of the last step, without its noise
+    s.corrector_last = False  # "pc": correct after the predictor's step instead of before it
     s.grid = ""  # few-step solvers: a row of solvers.TIME_GRIDS; "": the solver's default
     s.rho = 7.0  # grid "edm": exponent; a larger one puts more of the steps near the data
     s.order = 2  # "unipc": 1, 2 or 3
@@ -159,7 +160,9 @@ def get_config() -> ml_collections.ConfigDict:
     m.sigma_base = 25.0  # sigma^t SDE: sigma
     m.beta_min = 0.1  # VP, sub-VP: beta(0)
     m.beta_max = 20.0  # VP, sub-VP: beta(1)
-    m.eta = 1e-3  # cosine VP: noise left at t = 0, signal left at t = 1
+    m.eta = 1e-3  # "cosine": noise left at t = 0, signal left at t = 1
+    m.signal = "cos"  # "cosine": how the signal falls, a row of utils.schedules.SIGNALS
+    m.noise = "vp"  # "cosine": how the noise grows with it, a row of utils.schedules.NOISES
     m.num_scales = 1000  # noise levels N of the discretised SDE
     m.ema_rate = 0.999  # decay of the averaged parameters
     m.ema_warmup = False  # use the decay min(ema_rate, (1 + n) / (10 + n)) at update n

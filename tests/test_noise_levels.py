@@ -177,7 +177,7 @@ def test_importance_sampling_draws_in_proportion_to_the_weight(sde):
             {"training.sde": "subvpsde", "training.continuous": False},
             "subvpsde.*subVPSDE.*training.continuous=True",
         ),
-        ({"training.sde": "cosine", "training.continuous": False}, "cosine.*CosineVPSDE"),
+        ({"training.sde": "cosine", "training.continuous": False}, "cosine.*SignalSDE"),
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
 )

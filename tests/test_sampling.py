@@ -18,7 +18,7 @@ from golden import assert_golden, cases, load, nhwc, parse, sde_of
 from oracles import gaussian_flow, gaussian_score, mixture_score, toy_score
 from scorax.configs import base
 from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler, get_sampling_fn, time_grid
-from scorax.sde_lib import SDES, VESDE, VPSDE, get_sde
+from scorax.sde_lib import SDES, VESDE, VPSDE, SignalSDE, get_sde
 from simulation import simulate
 from slow import but_slow
 
@@ -270,6 +270,27 @@ def test_config_selects_what_it_names():
 # Bookkeeping
 
 
+@pytest.mark.parametrize("sde", list(SDES))
+def test_a_corrector_after_the_predictor_acts_at_the_time_it_has_reached(sde):
+    sde, calls = SDES[sde](N=4), []
+    sampler = get_pc_sampler(
+        sde,
+        PREDICTORS["exponential"],
+        CORRECTORS["adaptive_langevin"],
+        corrector_last=True,
+        t_start=0.6,
+    )
+
+    def score_fn(x, t):
+        calls.append(float(t[0]))
+        return -x
+
+    with jax.disable_jit():
+        sampler(jax.random.key(0), score_fn, (2, 3), jnp.ones((2, 3)))
+    end = 0.0 if isinstance(sde, (VESDE, SignalSDE)) else sde.t_min
+    np.testing.assert_allclose(calls, [0.6, 0.35, 0.35, 0.1, 0.1, end], atol=1e-6)
+
+
 @pytest.mark.parametrize("predictor", list(PREDICTORS))
 @pytest.mark.parametrize("corrector", list(CORRECTORS))
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -289,7 +310,8 @@ def test_nfe_is_the_number_of_calls(predictor, corrector, n_steps):
         assert nfe == 0
     else:
         np.testing.assert_allclose(calls[0], sde.T)
-        np.testing.assert_allclose(calls[-1], sde.t_min, rtol=1e-5)
+        last = PREDICTORS[predictor].time_grid(sde, sde.t_min, sde.T)[-2]
+        np.testing.assert_allclose(calls[-1], last, rtol=1e-5)
 
 
 def test_denoising_leaves_out_the_noise_of_the_last_step():

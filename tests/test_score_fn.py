@@ -198,7 +198,7 @@ def test_score_sde_names_the_published_rows(sde):
         "VPSDE": ("eps", "eps_index"),
         "subVPSDE": ("eps", "eps"),
         "SigmaPowerSDE": ("sigma", "sigma"),
-        "CosineVPSDE": ("eps", "eps"),
+        "SignalSDE": ("eps", "eps"),
     }[type(sde).__name__]
     config = base.get_config()
     config.model.embedding_type = "positional"
