@@ -24,6 +24,7 @@ from scorax.data_sources import (
     array_records,
     cifar10,
     digits,
+    dynamics,
     hdf5,
     images,
     mnist,
@@ -35,6 +36,8 @@ from scorax.data_sources import (
     sines,
     tfds_source,
     tfrecords,
+    trajectories,
+    waves,
 )
 from scorax.data_sources.source import Source
 from scorax.data_sources.values import Values
@@ -56,6 +59,7 @@ _CONFIGS = {
     "images": ", such as configs/ve/mnist.py",
     "series": ", such as configs/edm/series.py",
     "points": ", such as configs/vp/points.py",
+    "fields": ", such as configs/kolmogorov/small.py",
 }
 
 
@@ -365,6 +369,14 @@ DATASETS = {
         data.dir, split, data.length, data.stride, data.num_channels, tuple(data.columns)
     ),
     **{name: lambda data, split, name=name: points.load(name, split) for name in points.POINTS},
+    **{
+        name: lambda data, split, name=name: trajectories.load_chain(name, split, data.length)
+        for name in dynamics.CHAINS
+    },
+    "waves": lambda data, split: waves.load(split, data.length, *image_shape(data)[:2]),
+    "trajectories": lambda data, split: trajectories.load_files(
+        data.dir, split, data.length, data.kind
+    ),
     "npz": lambda data, split: npz.load(data.dir, split, _values(data)),
     "hdf5": lambda data, split: hdf5.load(data.dir, split, _values(data)),
     "tfrecord": lambda data, split: tfrecords.load(data.dir, split, data.image_size),

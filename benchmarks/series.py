@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from scorax import loading
+from scorax.configs.parts import VARIANTS
 from scorax.data_sources import ou
 from scorax.evaluators.series_problems import SeriesInpainting
 from scorax.metrics.series import crps, fit_ou
@@ -45,11 +46,11 @@ def new_paths(n: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return paths[kept][:n], parameters[:, kept][:, :n]
 
 
-def forecast(model: loading.Model, paths: np.ndarray, points: int, each: int, steps: int):
-    """Samples (each, n, points) of the last points of each path."""
+def forecast(model: loading.Model, paths: np.ndarray, points: int, each: int) -> np.ndarray:
+    """Samples (each, n, points) of the last points of each path, as in the variant "complete"."""
     config = model.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(VARIANTS["series"]["complete"])
     config.eval.update({"mask": "last", "mask_points": points})
-    config.sampling.steps = steps
     problem = SeriesInpainting(dataclasses.replace(model.experiment, config=config))
     sampler = problem.get_sampler()
 
@@ -105,7 +106,6 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=25)
     parser.add_argument("--each", type=int, default=32)
     parser.add_argument("--steps", type=int, default=36)
-    parser.add_argument("--forecast_steps", type=int, default=18)
     args = parser.parse_args()
     model = loading.load(args.weights)
     length = model.config.data.length
@@ -125,7 +125,7 @@ def main() -> None:
     paths, parameters = new_paths(args.paths, length, seed=5)
     truth = paths[:, -args.points :]
     start = time.perf_counter()
-    ours = crps(forecast(model, paths, args.points, args.each, args.forecast_steps), truth)
+    ours = crps(forecast(model, paths, args.points, args.each), truth)
     seconds = time.perf_counter() - start
     known, inferred = (crps(x, truth) for x in exact_forecasts(paths, parameters, args.points))
     print(f"{args.paths} forecasts of {args.points} points, {args.each} samples, {seconds:.0f} s")

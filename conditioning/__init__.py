@@ -3,11 +3,13 @@
 Everything here turns a `ScoreFn` into a `ScoreFn` or describes what is known about the data, and
 therefore works with any SDE and any sampler.
 
-    posterior    conditions on a measurement y = A(x) + noise: LIKELIHOODS
-    operators    the choices of A: OPERATORS, and COLOR_BASES
-    masks        which pixels are known: MASKS
-    guidance     conditions on a class, with or without a classifier: WEIGHTS
-    denoising    removes noise of a known level from an image: DENOISERS
+    posterior     conditions on a measurement y = A(x) + noise: LIKELIHOODS
+    operators     the choices of A: OPERATORS, and COLOR_BASES
+    trajectories  composes the score of a trajectory from the score of short windows
+    observations  what is observed of a trajectory: OBSERVATIONS
+    masks         which pixels are known: MASKS
+    guidance      conditions on a class, with or without a classifier: WEIGHTS
+    denoising     removes noise of a known level from an image: DENOISERS
 """
 
 from scorax.conditioning.denoising import (
@@ -25,6 +27,7 @@ from scorax.conditioning.guidance import (
     get_weight_fn,
 )
 from scorax.conditioning.masks import AMOUNTS, MASKS, get_mask
+from scorax.conditioning.observations import OBSERVATIONS
 from scorax.conditioning.operators import COLOR_BASES, OPERATORS, luma, measure
 from scorax.conditioning.posterior import (
     DPS,
@@ -35,6 +38,7 @@ from scorax.conditioning.posterior import (
     PiGDM,
     gaussian_data_covariance,
 )
+from scorax.conditioning.trajectories import compose
 
 __all__ = [
     "AMOUNTS",
@@ -44,6 +48,7 @@ __all__ = [
     "LIKELIHOODS",
     "MASKS",
     "MMPS",
+    "OBSERVATIONS",
     "OPERATORS",
     "WEIGHTS",
     "GaussianLikelihood",
@@ -51,6 +56,7 @@ __all__ = [
     "PiGDM",
     "classifier_free_guidance",
     "classifier_guidance",
+    "compose",
     "gaussian_data_covariance",
     "get_denoiser",
     "get_mask",

@@ -97,13 +97,19 @@ def get_config() -> ml_collections.ConfigDict:
     e.known_likelihood = "mmps"  # "inpaint", "colorize": likelihood besides projection; "": none
     e.color_basis = "rgb_mean"  # "colorize", operator "grayscale": row of conditioning.COLOR_BASES
     e.operator = "block_mean"  # "restore": a row of conditioning.OPERATORS
-    e.operator_factor = 4  # "block_mean": side of a block in pixels
+    e.operator_factor = 4  # "block_mean", observations of fields: side of a block in pixels
     e.operator_width = 1.5  # "gaussian_blur": standard deviation in pixels
     e.operator_length = 9.0  # "motion_blur": length in pixels
     e.operator_angle = 45.0  # "motion_blur": degrees, anticlockwise from horizontal
     e.operator_fraction = 0.25  # "random_projection": number of projections / values of an image
-    e.measurement_std = 0.05  # "restore": standard deviation of the noise, for images in [0, 1]
-    e.likelihood = "mmps"  # "restore": a row of conditioning.LIKELIHOODS
+    e.measurement_std = 0.05  # "restore": standard deviation of the noise, for images in [0, 1];
+    # "assimilate": in units of the data
+    e.likelihood = "mmps"  # "restore", "assimilate": a row of conditioning.LIKELIHOODS
+    e.states = 0  # "assimilate": states of a trajectory; 0: as many as the network's window
+    e.observation = "coarse"  # "assimilate": a row of conditioning.OBSERVATIONS
+    e.observe_every = 1  # "assimilate": observe every so many states
+    e.observe_component = 0  # observation "component": number of the component
+    e.windows_at_once = 64  # "assimilate": windows in one call of the network; 0: all of them
     e.likelihood_iterations = 0  # conjugate-gradient iterations; 0: 20 for "pigdm", 3 for "mmps"
     e.gamma = 0.1  # "sda": about 0.1 |A A^T|, which is 0.1 / f^2 for means of f x f pixels
     e.zeta = 30.0  # "dps": strength
@@ -151,6 +157,17 @@ def get_config() -> ml_collections.ConfigDict:
     d.uniform_dequantization = False  # (255 x + u) / 256, u uniform in [0, 1)
     d.num_threads = 4  # threads that read and decode
 
+    c.simulation = f = ml_collections.ConfigDict()  # tools.make_trajectories
+    f.trajectories = 1024  # number of trajectories
+    f.states = 64  # states kept of each
+    f.warm_up = 64  # states dropped before
+    f.interval = 0.2  # time between two states
+    f.resolution = 256  # points of the solver along each axis; a multiple of data.image_size
+    f.viscosity = 1e-3  # 1 / Reynolds number
+    f.drag = 0.1  # rate at which the velocity is damped
+    f.wavenumber = 4  # of the forcing
+    f.inner_steps = 0  # steps of the solver between two states; 0: from the CFL limit
+
     c.model = m = ml_collections.ConfigDict()
     m.name = "ncsnpp"  # a row of models.utils.MODELS, or of CLASSIFIERS for objective "classifier"
     m.parametrization = "score_sde"  # a row of models.utils.PARAMETRIZATIONS
@@ -173,6 +190,7 @@ def get_config() -> ml_collections.ConfigDict:
     m.attn_resolutions = (16,)  # image sizes (pixels) with self-attention
     m.normalization = "GroupNorm"  # "ddpm", "ncsn*": a row of models.layers.NORMALIZATIONS
     m.interpolation = "bilinear"  # "ncsn*": upsampling: bilinear, nearest_neighbor
+    m.forcing = 0  # "fields": wavenumber of the forcing that the network is shown; 0: none
     m.original = "pytorch"  # "ncsn*": which original implementation to follow: pytorch, jax
     m.nonlinearity = "swish"  # elu, relu, lrelu, swish
     m.resamp_with_conv = True  # a convolution in each resampling layer of "ddpm" blocks

@@ -5,6 +5,7 @@ An experiment is `base.get_config()`, a few of these parts, a few values of its 
 """
 
 import math
+from typing import Any
 
 import ml_collections
 
@@ -141,6 +142,37 @@ def ncsnv2(c: ml_collections.ConfigDict, name: str) -> None:
     c.optim.lr = 1e-4
 
 
+@part("SDE")
+def cosine(c: ml_collections.ConfigDict) -> None:
+    """The cosine schedule of score-based data assimilation, with the published sampler.
+
+    256 steps of the exponential integrator, each followed by one of Langevin dynamics.
+    """
+    c.training.sde = "cosine"
+    c.training.reduce_mean = True
+    c.model.ema_rate = 0.999
+    s = c.sampling
+    s.predictor = "exponential"
+    s.corrector = "adaptive_langevin"
+    s.corrector_last = True
+    s.snr = 0.5
+    s.steps = 256
+    s.noise_removal = False
+
+
+@part("network")
+def periodic_unet(c: ml_collections.ConfigDict) -> None:
+    """The U-Net of score-based data assimilation for Kolmogorov flow."""
+    m = c.model
+    m.name = "periodic_unet"
+    m.nf = 96
+    m.ch_mult = (1, 2, 4)
+    m.num_res_blocks = 3
+    m.embedding_type = "positional"
+    m.scale_by_sigma = False
+    m.dropout = 0.0
+
+
 @part("network")
 def mlp(c: ml_collections.ConfigDict) -> None:
     """A residual multilayer perceptron, for points and other small arrays."""
@@ -270,9 +302,57 @@ def series(
 
 
 @part("data")
+def lorenz63(c: ml_collections.ConfigDict) -> None:
+    """Windows of 5 states of Lorenz 63, preprocessed as published, and its `lo` observations.
+
+    The first component of every eighth of 65 states is observed with a noise of 0.05 times its
+    scale of 8. gamma is the published 0.03 in units of the preprocessed component.
+    """
+    d = c.data
+    d.kind = "series"
+    d.dataset = "lorenz63"
+    d.length = 5
+    d.num_channels = 3
+    d.mean, d.scale = (0.0, 0.0, 25.0), (8.0, 9.0, 8.6)
+    d.random_flip = False
+    c.model.sigma_data = 1.0
+    e = c.eval
+    e.states = 65
+    e.observation = "component"
+    e.observe_every = 8
+    e.measurement_std = 0.4
+    e.gamma = 0.03 * 8**2
+    e.windows_at_once = 0
+    e.num_conditioned = 1
+    e.samples_per_image = 256
+    e.batch_size = 256
+
+
+@part("data")
+def kolmogorov(c: ml_collections.ConfigDict) -> None:
+    """Windows of 5 states of Kolmogorov flow at 64x64, and a scenario of observations."""
+    d = c.data
+    d.kind = "fields"
+    d.dataset = "trajectories"
+    d.dir = "data/kolmogorov"
+    d.length = 5
+    d.image_size = 64
+    d.num_channels = 2
+    d.random_flip = False
+    c.model.sigma_data = 1.0
+    c.model.forcing = 4
+    c.eval.gamma = 0.01
+    c.eval.zeta = 1.0
+    c.eval.num_conditioned = 1
+    c.eval.samples_per_image = 4
+    c.eval.batch_size = 4
+    c.update_from_flattened_dict(VARIANTS["fields"]["coarse"])
+
+
+@part("data")
 def ou(c: ml_collections.ConfigDict) -> None:
-    """Ornstein-Uhlenbeck paths of 253 points as images of 16x32."""
-    series(c, 253, 8, (16, 32), 4000)
+    """Ornstein-Uhlenbeck paths of 253 points as images of 8x32."""
+    series(c, 253, 8, (8, 32), 6000)
     c.data.dataset = "ou"
     t = c.training
     t.p_mean = -2.0  # the volatility of a path is decided at sigma 0.02 to 0.2
@@ -397,8 +477,11 @@ def smoke(c: ml_collections.ConfigDict) -> None:
         d.num_channels = 1
     elif d.kind == "series":
         d.dataset = "sines" if d.dataset == "series" else d.dataset
-        d.length = 24
+        d.length = 24 if d.embedding else 3
         d.delay = 3
+    elif d.kind == "fields":
+        d.dataset = "waves"
+        d.length = 3
     c.eval.features = "classifier"
     c.guidance.classifier = ""
     m = c.model
@@ -421,17 +504,59 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     c.eval.batch_size = 16
     c.eval.num_samples = 16
     c.eval.recurrent_steps = 20
+    c.eval.states = min(c.eval.states, 9)
+    c.eval.samples_per_image = min(c.eval.samples_per_image, 8)
+    c.eval.operator_factor = min(c.eval.operator_factor, 4)
     c.eval.frames = 8
 
 
 def finish(c: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
     """Applies the variant given by `--config FILE:variant`, and returns the config.
 
+    Variants are "smoke" and the rows of `VARIANTS` for the kind of data.
+
     Raises:
       ValueError: for an unknown variant.
     """
-    if variant not in ("", "smoke"):
-        raise ValueError(f"unknown config variant {variant!r}; write FILE or FILE:smoke")
+    rows = VARIANTS.get(c.data.kind, {})
+    if variant not in ("", "smoke", *rows):
+        forms = " or ".join(f"FILE:{name}" for name in ("smoke", *rows))
+        raise ValueError(f"unknown config variant {variant!r}; write FILE or {forms}")
     if variant == "smoke":
         smoke(c)
+    elif variant:
+        c.update_from_flattened_dict(rows[variant])
     return c
+
+
+def _observed(observation: str, states: int, std: float, **other: float) -> dict[str, Any]:
+    keys = {"observation": observation, "states": states, "measurement_std": std, **other}
+    return {f"eval.{key}": value for key, value in keys.items()}
+
+
+# kind of data -> variant -> keys that it sets
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    # Completing a series by resampling (RePaint) stays on the path where likelihoods leave it.
+    "series": {
+        "complete": {
+            "eval.tasks": ("inpaint",),
+            "eval.known_likelihood": "",
+            "eval.resampling_steps": 4,
+            "eval.resampling_jump": 2,
+            "sampling.method": "pc",
+            "sampling.steps": 40,
+        }
+    },
+    # The scenarios of Rozet & Louppe 2023, section 5, and of the code of its figures
+    "fields": {
+        "coarse": _observed("coarse", 29, 0.1, operator_factor=8, observe_every=4),
+        "extrapolation": _observed("patch", 8, 0.01, operator_factor=4, observe_every=3),
+        "saturation": _observed("saturation", 8, 0.05, operator_factor=2),
+        **{
+            f"subsample_{f}": _observed("subsample", 8, 0.1, operator_factor=f)
+            for f in (2, 4, 8, 16)
+        },
+        "ring": _observed("ring", 8, 0.2),
+        "loop": _observed("loop", 127, 0.01, gamma=0.1),
+    },
+}

@@ -9,10 +9,12 @@ from typing import Any
 import ml_collections
 
 from scorax.conditioning import DENOISERS, LIKELIHOODS, OPERATORS
+from scorax.conditioning.observations import OBSERVATIONS
 from scorax.conditioning.operators import get_grayscale, get_masking
 from scorax.configs.ranges import check_ranges
 from scorax.datasets import get_source
 from scorax.evaluators.accuracy import AccuracyCurve, evaluate_accuracy
+from scorax.evaluators.assimilation import Assimilation
 from scorax.evaluators.batch_sampler import BatchSampler
 from scorax.evaluators.class_conditional import (
     check_class_conditional,
@@ -249,6 +251,13 @@ _ROWS = (
         Restoration,
         OPERATORS,
         *("eval.operator", "eval.likelihood", "eval.measurement_std"),
+    ),
+    _conditional(
+        "assimilate",
+        Assimilation,
+        OBSERVATIONS,
+        *("eval.states", "eval.observation", "eval.likelihood", "eval.measurement_std"),
+        kinds=("series", "fields"),
     ),
 )
 # task -> (experiment, state, folder) -> numbers for the report

@@ -78,7 +78,7 @@ def _measure(
     if e.measurements:
         y, names = problem.read()
         return y, None, names
-    source = get_originals(context.config)
+    source = get_originals(problem.source_config)
     n = count_originals(context.config, source, e.num_conditioned)
     originals = context.read(source, np.arange(n))
     measure = jax.jit(problem.measure)
@@ -102,6 +102,9 @@ def _save(
     truth = None if originals is None else images.to_float(originals[:_ROWS])
     picture = context.pictures.compare(problem.to_image(y[:_ROWS]), shown, truth)
     context.save_drawing(f"{problem.name}.png", picture)
+    if context.pictures.film is not None:
+        frames = context.pictures.film(problem.to_image(y[:_ROWS]), shown, truth)
+        context.save_film(f"{problem.name}.gif", frames)
     problem.write(context, y, samples, names)
 
 

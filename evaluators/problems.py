@@ -101,6 +101,11 @@ class Problem(abc.ABC):
         """The number for the report: the largest misfit."""
         return misfits.max()
 
+    @property
+    def source_config(self) -> ml_collections.ConfigDict:
+        """The config that describes the examples that are measured."""
+        return self.config
+
     def projection(self, y: jax.Array) -> Projection | None:
         """A projection that imposes y: (B, *Y) between a sampler's steps; None if there is none."""
         return None

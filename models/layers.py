@@ -56,6 +56,8 @@ class Conv(nn.Module):
 
     Attributes:
       init_scale: scale of the kernel's `default_init`; ignored if `kernel_init` is given.
+      periodic: whether opposite edges are neighbours, instead of being padded with zeros; with
+        `stride` 2, the windows are then centred on the pixels 0, 2, ....
     """
 
     features: int
@@ -67,6 +69,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    periodic: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,7 +77,14 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init or default_init(self.init_scale), shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        h = conv2d(x, kernel, self.stride, self.dilation)
+        if self.periodic:
+            edge, (rows, columns) = self.kernel_size // 2, (n // self.stride for n in x.shape[1:3])
+            x = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="wrap")
+            h = conv2d(x, kernel, self.stride, self.dilation)
+            first = edge if self.stride == 1 else 0
+            h = h[:, first : first + rows, first : first + columns]
+        else:
+            h = conv2d(x, kernel, self.stride, self.dilation)
         if not self.use_bias:
             return h
         return add_bias(h, self.param("bias", self.bias_init, (self.features,)))

@@ -17,15 +17,10 @@ from scorax.models.layers import (
     Dense,
     Dropout,
     Dtype,
-    GaussianFourier,
     check_nonlinearity,
     get_nonlinearity,
-    positional_embedding,
 )
-from scorax.models.unet import add_class_embedding, check_classes
-from scorax.utils.tables import check_name
-
-EMBEDDINGS = ("fourier", "positional")
+from scorax.models.unet import check_classes, check_embedding, embed_noise_level
 
 
 class ResidualMLP(nn.Module):
@@ -60,27 +55,13 @@ class ResidualMLP(nn.Module):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_nonlinearity(self.nonlinearity)
-        check_name(
-            dict.fromkeys(EMBEDDINGS), self.embedding_type, "embedding (model.embedding_type)"
-        )
+        check_embedding(self.embedding_type)
         if self.nf < 4 or self.num_res_blocks < 1:
             raise ValueError(
                 f"model.nf={self.nf} must be at least 4, and "
                 f"model.num_res_blocks={self.num_res_blocks} at least 1"
             )
         check_classes(self.num_classes, True)
-
-    def _embed(self, labels: jax.Array, class_labels: jax.Array | None) -> jax.Array:
-        """Embedding (B, nf) of noise level and class."""
-        act = get_nonlinearity(self.nonlinearity)
-        if self.embedding_type == "fourier":
-            x = jnp.log(labels) if self.log_labels else labels
-            temb = GaussianFourier(self.nf // 2, self.fourier_scale, name="time_fourier")(x)
-        else:
-            temb = positional_embedding(labels, self.nf)
-        temb = add_class_embedding(temb, class_labels, self.num_classes)
-        temb = Dense(self.nf, name="time_dense_0")(temb)
-        return act(Dense(self.nf, name="time_dense_1")(act(temb)))
 
     @nn.compact
     def __call__(
@@ -106,7 +87,7 @@ class ResidualMLP(nn.Module):
           ValueError: for class labels that are given to an unconditional network.
         """
         act, dtype = get_nonlinearity(self.nonlinearity), self.dtype
-        temb = self._embed(labels, class_labels)
+        temb = act(embed_noise_level(labels, class_labels, self, self.nf // 2, self.nf))
         size = math.prod(x.shape[1:])
         h = Dense(self.nf, dtype=dtype, name="dense_in")(x.reshape(len(x), size))
         for i in range(self.num_res_blocks):

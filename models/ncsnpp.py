@@ -17,21 +17,19 @@ from scorax.models.layers import (
     Conv,
     Dense,
     Dtype,
-    GaussianFourier,
     GroupNorm,
     check_nonlinearity,
     get_nonlinearity,
-    positional_embedding,
     residual_sum,
     sigmas_at,
 )
 from scorax.models.unet import (
     Resample,
     ResnetBlock,
-    add_class_embedding,
     check_classes,
     check_halvings,
     check_sizes,
+    embed_noise_level,
     resample,
 )
 from scorax.utils.arrays import batch_mul
@@ -113,14 +111,7 @@ class NCSNpp(nn.Module):
         """Embedding (B, 4 nf) of noise level and class; None for an unconditional network."""
         if not self.conditional:
             return None
-        if self.embedding_type == "fourier":
-            x = jnp.log(labels) if self.log_labels else labels
-            temb = GaussianFourier(self.nf, self.fourier_scale, name="time_fourier")(x)
-        else:
-            temb = positional_embedding(labels, self.nf)
-        temb = add_class_embedding(temb, class_labels, self.num_classes)
-        temb = Dense(4 * self.nf, name="time_dense_0")(temb)
-        return Dense(4 * self.nf, name="time_dense_1")(get_nonlinearity(self.nonlinearity)(temb))
+        return embed_noise_level(labels, class_labels, self, self.nf, 4 * self.nf)
 
     def _resampler(self, up: bool, with_conv: bool, features: int, name: str) -> Resample:
         return Resample(up, with_conv, features, self.fir, self.fir_kernel, self.dtype, name=name)

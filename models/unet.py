@@ -11,7 +11,21 @@ import jax
 import jax.numpy as jnp
 
 from scorax.models import resampling
-from scorax.models.layers import Conv, Dense, Dropout, Dtype, FIRConv, GroupNorm, residual_sum
+from scorax.models.layers import (
+    Conv,
+    Dense,
+    Dropout,
+    Dtype,
+    FIRConv,
+    GaussianFourier,
+    GroupNorm,
+    get_nonlinearity,
+    positional_embedding,
+    residual_sum,
+)
+from scorax.utils.tables import check_name
+
+EMBEDDINGS = ("fourier", "positional")
 
 
 class Resample(nn.Module):
@@ -88,6 +102,36 @@ class ResnetBlock(nn.Module):
         return residual_sum(x, h, self.skip_rescale)
 
 
+def embed_noise_level(
+    labels: jax.Array,
+    class_labels: jax.Array | None,
+    net: nn.Module,
+    frequencies: int,
+    width: int,
+) -> jax.Array:
+    """The embedding of noise level and class, by two dense layers: (B, width).
+
+    The function must be called inside a module, which gets the layers `time_fourier`,
+    `time_dense_0`, `time_dense_1` and, if there are classes, `class_dense`.
+
+    Args:
+      labels: (B,), sigma for Fourier embedding, time steps for positional embedding.
+      class_labels: see `add_class_embedding`.
+      net: the network, with fields nf, nonlinearity, embedding_type, fourier_scale, log_labels and
+        num_classes.
+      frequencies: number of Fourier features; the positional embedding has nf values.
+      width: width of the layers.
+    """
+    if net.embedding_type == "fourier":
+        x = jnp.log(labels) if net.log_labels else labels
+        temb = GaussianFourier(frequencies, net.fourier_scale, name="time_fourier")(x)
+    else:
+        temb = positional_embedding(labels, net.nf)
+    temb = add_class_embedding(temb, class_labels, net.num_classes)
+    temb = Dense(width, name="time_dense_0")(temb)
+    return Dense(width, name="time_dense_1")(get_nonlinearity(net.nonlinearity)(temb))
+
+
 def add_class_embedding(
     temb: jax.Array, class_labels: jax.Array | None, num_classes: int
 ) -> jax.Array:
@@ -139,6 +183,12 @@ def check_classes(num_classes: int, conditional: bool) -> None:
             f"model.num_classes={num_classes} must be 0, or positive with model.conditional=True, "
             "because the class joins the embedding of the noise level"
         )
+
+
+def check_embedding(embedding_type: str) -> None:
+    """Raises ValueError unless `embed_noise_level` knows the embedding."""
+    known = dict.fromkeys(EMBEDDINGS)
+    check_name(known, embedding_type, "embedding (model.embedding_type)")
 
 
 def check_halvings(x: jax.Array, times: int, asked_by: str) -> None:

@@ -32,10 +32,12 @@ import numpy as np
 
 from scorax.models.ddpm import DDPM
 from scorax.models.denoising_cnn import DenoisingCNN
+from scorax.models.fields import FieldNetwork
 from scorax.models.mlp import ResidualMLP
 from scorax.models.ncsnpp import NCSNpp
 from scorax.models.ncsnv2 import NCSN, NCSNv2, NCSNv2_128, NCSNv2_256
 from scorax.models.noise_classifier import NoiseClassifier
+from scorax.models.periodic_unet import PeriodicUNet
 from scorax.models.wideresnet import WideResnet
 from scorax.sde_lib import SDE, VPSDE, ScoreFn, get_sde, iddpm_sigmas
 from scorax.utils.arrays import align, batch_mul
@@ -286,7 +288,8 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
     row = config.model.parametrization
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
-    if len(model_shape(config)) != 3 and not getattr(cls, "any_shape", False):
+    on_fields = config.data.kind == "fields" and not getattr(cls, "any_shape", False)
+    if len(model_shape(config)) != 3 and not on_fields and not getattr(cls, "any_shape", False):
         able = ", ".join(name for name, c in MODELS.items() if getattr(c, "any_shape", False))
         raise ValueError(
             f"model.name={config.model.name!r} takes images, but the examples are arrays of shape "
@@ -311,7 +314,8 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
         with jax.ensure_compile_time_eval():  # concrete numbers, even while a caller is traced
             _, sigmas = sde.discrete_coeffs(jnp.arange(sde.N)[::-1])
         kwargs["sigmas"] = tuple(sigmas.tolist())
-    return cls(**kwargs)
+    network = cls(**kwargs)
+    return FieldNetwork(network, config.model.forcing) if on_fields else network
 
 
 def init_model(
@@ -364,6 +368,7 @@ MODELS = {
     "ncsnv2_256": NCSNv2_256,
     "denoising_cnn": DenoisingCNN,
     "mlp": ResidualMLP,
+    "periodic_unet": PeriodicUNet,
 }
 # Networks that classify noisy images, and have no score: x: (B, H, W, C), sigma: (B,) -> logits
 CLASSIFIERS = {"wideresnet": WideResnet, "noise_classifier": NoiseClassifier}

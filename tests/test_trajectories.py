@@ -17,7 +17,9 @@ from scorax.utils.arrays import batch_mul
 
 def cases_of(kind):
     return pytest.mark.parametrize(
-        "case", [c for c in cases("sda") if c["kind"] == kind], ids=lambda c: str(c.get("out", c))[-40:]
+        "case",
+        [c for c in cases("sda") if c["kind"] == kind],
+        ids=lambda c: str(c.get("out", c))[-40:],
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scorax.utils import images
+from scorax.utils.fields import vorticity
 from scorax.utils.logging import write_atomically
 from scorax.utils.tables import lookup
 
@@ -22,6 +23,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of a fan
 _LINES = 12  # largest number of series drawn as lines
 _PANELS = 16  # largest number of panels
 _COLUMNS = 8  # largest number of samples of an image
+_FIELDS = 8  # largest number of fields
 _INCH = 100  # pixels
 Limits = Any  # of the axes of a plot, so that the frames of an animation agree
 
@@ -35,12 +37,14 @@ class Pictures(NamedTuple):
       limits: examples -> limits of the axes for `draw`; None where there are no axes.
       compare: (measurements, samples (I, S, *S'), originals or None) -> a picture with a row or
         panel for each of I measurements. NaN in a measurement stands for what is unknown.
+      film: the same arguments -> frames of a film, for kinds of data that have a time; or None.
     """
 
     keep: Callable[[np.ndarray], np.ndarray]
     draw: Callable[[np.ndarray, int | None, Limits], np.ndarray]
     limits: Callable[[np.ndarray], Limits]
     compare: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+    film: Callable[[np.ndarray, np.ndarray, np.ndarray | None], list[np.ndarray]] | None = None
 
     def save(
         self, path: str | os.PathLike, examples: np.ndarray, columns: int | None = None
@@ -183,33 +187,57 @@ def _compare_points(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | 
 
 def _field_panels(x: np.ndarray) -> np.ndarray:
     """One number for each pixel of fields (..., H, W, C): vorticity of velocities, or channel 0."""
-    if x.shape[-1] != 2:
-        return x[..., 0]
-    u, v = x[..., 0], x[..., 1]
-    # Central differences on a periodic grid of unit spacing: d v / d x - d u / d y.
-    d = lambda a, axis: (np.roll(a, -1, axis) - np.roll(a, 1, axis)) / 2  # noqa: E731
-    return d(v, -1) - d(u, -2)
+    return vorticity(x) if x.shape[-1] == 2 else x[..., 0]
+
+
+def _color(panels: np.ndarray, most: float) -> np.ndarray:
+    """Colors of numbers in [-most, most]: (...) -> (..., 3) in [0, 1]; NaN is grey."""
+    from matplotlib import colormaps
+
+    colors = colormaps["RdBu_r"](np.clip(panels / (2 * most) + 0.5, 0, 1))[..., :3]
+    return np.where(np.isnan(panels)[..., None], 0.8, colors)
 
 
 def _draw_fields(x: np.ndarray, columns: int | None = None, limits: Limits = None) -> np.ndarray:
     """A row for each field (L, H, W, C), a column for each of some times."""
-    from matplotlib import colormaps
-
-    times = np.linspace(0, x.shape[1] - 1, min(x.shape[1], 8)).round().astype(int)
-    panels = _field_panels(x[:8, times])
     most = _field_limits(x) if limits is None else limits
-    colors = colormaps["RdBu_r"](np.clip(panels / (2 * most) + 0.5, 0, 1))[..., :3]
+    return _draw_rows(_field_panels(x[:_FIELDS]), most)
+
+
+def _draw_rows(panels: np.ndarray, most: float) -> np.ndarray:
+    """A row for each field (L, H, W), a column for each of some times."""
+    times = np.linspace(0, panels.shape[1] - 1, min(panels.shape[1], 8)).round().astype(int)
+    colors = _color(panels[:, times], most)
     return images.make_grid(colors.reshape(-1, *colors.shape[2:]), columns=len(times))
 
 
 def _field_limits(x: np.ndarray) -> float:
-    return float(np.quantile(np.abs(_field_panels(x)), 0.995)) or 1.0
+    return float(np.nanquantile(np.abs(_field_panels(x)), 0.995)) or 1.0
+
+
+def _field_rows(
+    y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None
+) -> tuple[np.ndarray, float]:
+    """Rows (R, L, H, W) for the first measurement, and their limit: original, y, samples."""
+    rows = [] if originals is None else [_field_panels(originals[:1])]
+    seen = _field_panels(y[:1])
+    rows += [y[:1, ..., 0] if np.isnan(seen).all() else seen, _field_panels(samples[0][:_FIELDS])]
+    return np.concatenate(rows), _field_limits(samples[0])
 
 
 def _compare_fields(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
-    """The samples of the first measurement, below the original."""
-    rows = samples[0] if originals is None else np.concatenate([originals[:1], samples[0]])
-    return _draw_fields(rows)
+    """Original, measurement and samples, for the first measurement, at some times."""
+    return _draw_rows(*_field_rows(y, samples, originals))
+
+
+def _film_fields(
+    y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None
+) -> list[np.ndarray]:
+    """Original, measurement and samples side by side, for the first measurement, in time."""
+    rows, most = _field_rows(y, samples, originals)
+    colors = _color(rows, most)
+    frames = [images.make_grid(colors[:, t], columns=len(rows)) for t in range(rows.shape[1])]
+    return [frame.repeat(2, 0).repeat(2, 1) for frame in frames]
 
 
 def _as_float32(x: np.ndarray) -> np.ndarray:
@@ -225,5 +253,5 @@ PICTURES = {
     ),
     "series": Pictures(_as_float32, _draw_series, _series_limits, _compare_series),
     "points": Pictures(_as_float32, _draw_points, _point_limits, _compare_points),
-    "fields": Pictures(_as_float32, _draw_fields, _field_limits, _compare_fields),
+    "fields": Pictures(_as_float32, _draw_fields, _field_limits, _compare_fields, _film_fields),
 }

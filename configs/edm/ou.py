@@ -15,7 +15,7 @@ from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The config; variant "smoke" is tiny."""
+    """The config; variant "smoke" is tiny, "complete" completes series."""
     c = base.get_config()
     parts.ve(c)
     parts.ncsnpp(c)
