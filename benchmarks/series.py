@@ -102,10 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="pretrained/ou_edm")
     parser.add_argument("--series", type=int, default=1000)
-    parser.add_argument("--paths", type=int, default=60)
+    parser.add_argument("--paths", type=int, default=40)
     parser.add_argument("--points", type=int, default=25)
-    parser.add_argument("--each", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=36)
+    parser.add_argument("--each", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
     model = loading.load(args.weights)
     length = model.config.data.length

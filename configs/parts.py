@@ -541,8 +541,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "complete": {
             "eval.tasks": ("inpaint",),
             "eval.known_likelihood": "",
-            "eval.resampling_steps": 4,
-            "eval.resampling_jump": 2,
+            "eval.resampling_steps": 10,
+            "eval.resampling_jump": 1,
             "sampling.method": "pc",
             "sampling.steps": 40,
         }

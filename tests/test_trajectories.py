@@ -7,10 +7,12 @@ import pytest
 from jax import lax
 
 from golden import assert_golden, cases, load
-from oracles import gaussian_score
-from scorax.conditioning.posterior import GaussianLikelihood
+from oracles import correlated_score, gaussian_score
+from scorax.conditioning.posterior import MMPS, GaussianLikelihood, gaussian_data_covariance
 from scorax.conditioning.trajectories import compose, unfold
-from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler
+from scorax.configs import base
+from scorax.metrics.filtering import LinearChain, kalman_smoother
+from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler, get_sampling_fn
 from scorax.sde_lib import SignalSDE
 from scorax.utils.arrays import batch_mul
 
@@ -139,3 +141,97 @@ def test_golden_loss(case):
     weights = jnp.asarray(z[case["weights"]])
     assert_golden(error.mean(), z, case["out"])
     assert_golden((error * weights).mean() / weights.mean(), z, case["out_weighted"])
+
+
+# Gaussian chains, whose windows have known scores and whose posterior is the smoother's
+
+
+LENGTH, ORDER, PHI, NOISE = 16, 2, 0.9, 0.4
+SAMPLERS = {
+    "pc": {"method": "pc", "steps": 150, "predictor": "exponential", "snr": 0.25,
+           "corrector": "adaptive_langevin", "corrector_last": True, "n_steps_each": 2},
+    "ddim": {"method": "ddim", "steps": 60},
+    "dpmpp_2m_sde": {"method": "dpmpp_2m_sde", "steps": 40},
+}  # fmt: skip
+
+
+def autoregression(length):
+    """Covariance of a stationary AR(1) chain, float64 (length, length)."""
+    lags = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+    return NOISE**2 / (1 - PHI**2) * PHI**lags
+
+
+def chain_score(sde, length):
+    """The exact score of that chain, x: (B, length, 1)."""
+    flat = correlated_score(sde, np.zeros(length), autoregression(length))
+    return lambda x, t: flat(x[..., 0], t)[..., None]
+
+
+@pytest.mark.parametrize("method", ["mmps", "exact covariance"])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_sparse_observations_give_the_smoother(sampler, method):
+    """The composed score leaves out what lies beyond a window, which biases the result.
+
+    With windows of 5 states: means within 0.2 of the posterior's standard deviation, spreads within
+    12 %. The sampler's own steps are part of that.
+    """
+    config, sde = base.get_config(), SignalSDE()
+    config.sampling.update(SAMPLERS[sampler])
+    std, n = 0.2, 4000
+    matrix = np.eye(LENGTH)[::4]
+    truth = np.linalg.cholesky(autoregression(LENGTH)) @ np.random.default_rng(3).normal(
+        size=LENGTH
+    )
+    y = matrix @ truth
+    operator = lambda x: x[:, ::4, 0]  # noqa: E731
+    given = (sde, operator, jnp.asarray(y, jnp.float32)[None], std)
+    if method == "mmps":
+        likelihood = MMPS(*given, iterations=4)
+    else:
+        covariance = gaussian_data_covariance(sde, autoregression(LENGTH), matrix)
+        likelihood = GaussianLikelihood(*given, covariance=covariance)
+    score_fn = likelihood(compose(chain_score(sde, 2 * ORDER + 1), ORDER))
+    draw = get_sampling_fn(config, sde)
+    x, _ = jax.jit(lambda rng: draw(rng, score_fn, (n, LENGTH, 1)))(jax.random.key(0))
+    one = np.eye(1)
+    chain = LinearChain(np.zeros(1), autoregression(1), PHI * one, np.zeros(1), NOISE**2 * one,
+                        one, std**2 * one)  # fmt: skip
+    seen = np.full((LENGTH, 1), np.nan)
+    seen[::4, 0] = y
+    exact = kalman_smoother(chain, seen)
+    spread = np.sqrt(exact.covariance[:, 0, 0])
+    error = (np.mean(x[..., 0], 0) - exact.mean[:, 0]) / spread
+    ratio = np.std(x[..., 0], 0) / spread
+    print(sampler, method, np.abs(error).max(), ratio.min(), ratio.max())
+    assert np.abs(error).max() < 0.2
+    np.testing.assert_allclose(ratio, 1, atol=0.12)
+
+
+def test_the_composed_score_of_a_chain_without_noise_is_exact():
+    """With little noise a state depends on its neighbours alone, so that windows suffice."""
+    sde, t = SignalSDE(), jnp.full(6, 0.01)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, LENGTH, 1)), jnp.float32)
+    whole = chain_score(sde, LENGTH)(x, t)
+    error = [
+        float(jnp.abs(compose(chain_score(sde, 2 * k + 1), k)(x, t) - whole).max())
+        for k in (0, 1, 2)
+    ]
+    assert error[1] < 0.02 * float(jnp.abs(whole).max())
+    assert error[2] < error[1] < 0.1 * error[0]
+
+
+def test_chunks_bound_the_memory_and_change_nothing():
+    sde = SignalSDE()
+    x, t = jnp.ones((2, 9, 1)), jnp.full(2, 0.3)
+    whole, chunked = (compose(chain_score(sde, 3), 1, chunk) for chunk in (0, 4))
+    np.testing.assert_allclose(chunked(x, t), whole(x, t), rtol=1e-6)
+    gradients = [jax.grad(lambda x, f=f: (f(x, t) ** 2).sum())(x) for f in (whole, chunked)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "order, length, message", [(2, 4, "4 states is shorter"), (-1, 4, "at least 0")]
+)
+def test_impossible_windows_are_told(order, length, message):
+    with pytest.raises(ValueError, match=message):
+        compose(lambda x, t: x, order)(jnp.ones((1, length, 1)), jnp.ones(1))

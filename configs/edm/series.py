@@ -13,7 +13,7 @@ from scorax.configs import base, parts
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The config; variant "smoke" is tiny, and takes sines for series."""
+    """The config; variants: "smoke", tiny, of sines; "complete" for series with gaps."""
     c = base.get_config()
     parts.ve(c)
     parts.ncsnpp(c)
