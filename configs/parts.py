@@ -344,8 +344,8 @@ def kolmogorov(c: ml_collections.ConfigDict) -> None:
     c.eval.gamma = 0.01
     c.eval.zeta = 1.0
     c.eval.num_conditioned = 1
-    c.eval.samples_per_image = 4
-    c.eval.batch_size = 4
+    c.eval.samples_per_image = 8
+    c.eval.batch_size = 8
     c.update_from_flattened_dict(VARIANTS["fields"]["coarse"])
 
 

@@ -33,8 +33,8 @@ ONLY = {
     "": {"utils.one_copy"},
     "utils": set(),
     "configs": SHAPES,
-    "data_sources": {"utils.logging"} | SHAPES,
-    "sde_lib": ARRAYS,
+    "data_sources": {"utils.logging", "utils.fields"} | SHAPES,
+    "sde_lib": {"utils.schedules"} | ARRAYS,
     "datasets": {"data_sources", "utils.data_range", "utils.parallel"} | ARRAYS | SHAPES,
     "models": ARRAYS,
     "models.utils": {"sde_lib", "utils.options"} | ARRAYS | SHAPES,
@@ -43,9 +43,10 @@ ONLY = {
     "solvers": SAMPLERS,
     "likelihood": SAMPLERS | {"utils.data_range", "utils.embeddings"} | SHAPES,
     "sampling": SAMPLERS,
-    "conditioning": SAMPLERS | SHAPES | {"sampling"},
+    "conditioning": SAMPLERS | SHAPES | {"sampling", "utils.fields"},
     "controllable_generation": SAMPLERS | {"sampling", "conditioning"},
     "metrics": ARRAYS,
+    "metrics.filtering": {"data_sources.dynamics"},
     "metrics.features": {"data_sources.source", "datasets", "metrics", "utils", "weights"},
     "weights": {"models", "utils.checkpoints"} | ARRAYS | SHAPES,
 }
@@ -125,9 +126,10 @@ def test_only_what_is_installed_is_imported(name):
     ours_or_builtin = {"benchmarks", "scorax"} | set(sys.stdlib_module_names)
     allowed = {
         *("absl", "flax", "grain", "jax", "ml_collections", "numpy", "optax", "orbax", "PIL"),
-        *("scipy", "sklearn", "tensorboardX", "tqdm", "matplotlib", "h5py", "diffrax"),
+        *("scipy", "sklearn", "tensorboardX", "tqdm", "matplotlib", "h5py", "diffrax", "exponax"),
         *("array_record", "msgpack", "skimage", "safetensors", "tensorflow_datasets", "pandas"),
     }
+    allowed |= {"ot"} if room(name) == "benchmarks" else set()
     assert tops <= ours_or_builtin | allowed, f"{name}: {tops - ours_or_builtin - allowed}"
 
 

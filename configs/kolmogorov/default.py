@@ -23,7 +23,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.training.n_iters = 4096 * 26
     c.training.snapshot_freq = 10_000
     c.training.snapshot_freq_for_preemption = 2000
-    c.optim.optimizer = "AdamW"
     c.optim.lr = 2e-4
     c.optim.weight_decay = 1e-3
     c.optim.warmup = 0

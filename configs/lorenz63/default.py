@@ -22,7 +22,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.training.batch_size = 64
     c.training.n_iters = 4096 * 13
     c.training.snapshot_freq = 4096
-    c.optim.optimizer = "AdamW"
     c.optim.lr = 1e-3
     c.optim.weight_decay = 1e-3
     c.optim.warmup = 0
