@@ -40,6 +40,7 @@ PUBLISHED = {
     "sampling.steps": 256,
     "eval.likelihood": "sda",
 }
+CORRECTED = PUBLISHED | {"eval.likelihood": "mmps", "eval.likelihood_iterations": 1}
 FEW = {"sampling.method": "dpmpp_2m_sde", "eval.likelihood": "mmps"}
 METHODS: dict[str, dict[str, Any]] = {
     "sda, 256 steps": PUBLISHED | {"sampling.corrector": "none"},
@@ -49,6 +50,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "mmps (1), 64 steps": FEW | {"sampling.steps": 64, "eval.likelihood_iterations": 1},
     "mmps (3), 64 steps": FEW | {"sampling.steps": 64, "eval.likelihood_iterations": 3},
     "mmps (10), 64 steps": FEW | {"sampling.steps": 64, "eval.likelihood_iterations": 10},
+    "mmps (1), 64 steps, C = 1": CORRECTED | {"sampling.steps": 64},
+    "mmps (1), 32 steps, C = 4": CORRECTED | {"sampling.steps": 32, "sampling.n_steps_each": 4},
     "dps, 256 steps": PUBLISHED | {"sampling.corrector": "none", "eval.likelihood": "dps"},
 }
 
@@ -83,13 +86,15 @@ def main() -> None:
     parser.add_argument("--weights", default="pretrained/lorenz63")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--observations", nargs="*", default=list(OBSERVATIONS))
     parser.add_argument("--plot", help="PNG file to write")
     args = parser.parse_args()
     model, chain = loading.load(args.weights), Lorenz63()
     stationary = load_chain("lorenz63", "train", 1).trajectories.reshape(-1, 3)
     truth = load_chain("lorenz63", "test", STATES)[0]["image"]
     rng, shown = np.random.default_rng(0), {}
-    for name, (every, noise) in OBSERVATIONS.items():
+    for name in args.observations:
+        every, noise = OBSERVATIONS[name]
         std = noise * chain.scale[0]
         y = (truth[::every, :1] + std * rng.standard_normal((-(-STATES // every), 1))).astype("f")
         observed = np.arange(STATES) % every == 0

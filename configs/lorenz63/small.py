@@ -15,6 +15,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     parts.mlp(c)
     parts.lorenz63(c)
     parts.edm(c)
+    c.data.length = 17
     c.model.nf = 256
     c.model.num_res_blocks = 5
     c.model.embedding_type = "fourier"
@@ -32,5 +33,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.optim.lr = 1e-3
     c.optim.warmup = 200
     c.optim.schedule = "cosine"
+    c.eval.likelihood_iterations = 1
     c.sampling.snr = 0.25
+    c.sampling.steps = 32
+    c.sampling.n_steps_each = 4
     return parts.finish(c, variant)
