@@ -101,7 +101,7 @@ def load_files(directory: str, split: str, length: int, kind: str) -> Windows:
     if not path.exists():
         raise ValueError(
             f"{path} does not exist; make trajectories with python -m tools.make_trajectories, or "
-            "set data.dir to the folder of train.h5 and test.h5"
+            "name the folder of train.h5 and test.h5 by --config.data.dir"
         )
     try:
         file = h5py.File(path, "r", locking="best-effort")

@@ -12,6 +12,7 @@ from PIL import Image
 from scorax import datasets
 from scorax.configs import base
 from scorax.data_sources.arrays import ArraySource
+from scorax.data_sources.dynamics import CHAINS
 from scorax.data_sources.points import POINTS
 from scorax.utils import parallel
 
@@ -359,7 +360,8 @@ def test_the_same_examples_from_files(config, tmp_path, name, write):
         assert_equal(dataset[k], expected[k])
 
 
-OFFLINE = {"mnist", "digits", "photographs", "ou", "sines", *POINTS}  # inside packages, or drawn
+# Inside packages, or drawn
+OFFLINE = {"mnist", "digits", "photographs", "ou", "sines", "waves", *POINTS, *CHAINS}
 
 
 @pytest.mark.parametrize("name", sorted(set(datasets.DATASETS) - OFFLINE))

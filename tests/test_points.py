@@ -131,9 +131,9 @@ def test_every_kind_is_kept_shown_and_compared(kind, tmp_path):
 
 
 def test_vorticity_of_a_rotation():
-    """u = -y, v = x has vorticity 2 away from the edges; x counts columns."""
+    """u = y, v = -x has vorticity 2 by the published sign, away from the edges; x counts rows."""
     from scorax.utils.pictures import _field_panels
 
-    y, x = np.mgrid[:8, :8].astype(np.float32)
-    field = np.stack([-y, x], -1)
+    x, y = np.mgrid[:8, :8].astype(np.float32)
+    field = np.stack([y, -x], -1)
     np.testing.assert_allclose(_field_panels(field)[1:-1, 1:-1], 2)

@@ -99,7 +99,7 @@ def test_changed_values_are_those_unlike_the_base():
 def test_lines_are_aligned_and_grouped_by_section():
     blocks = [block.splitlines() for block in show(base.get_config).split("\n\n")]
     sections = [{line.split()[0].rpartition(".")[0] for line in block} for block in blocks]
-    names = ["data", "eval", "guidance", "model", "optim", "sampling", "training"]
+    names = ["data", "eval", "guidance", "model", "optim", "sampling", "simulation", "training"]
     assert sections == [{""}, *({name} for name in names)]
     assert len({len(line) - len("base") for block in blocks for line in block}) == 1
 
