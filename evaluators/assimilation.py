@@ -170,13 +170,17 @@ class Assimilation(Problem):
         return x
 
     def likeness(self, x: np.ndarray, truth: np.ndarray, y: np.ndarray) -> Arrays:
-        """Root mean square error of each sample, and its log density where the system is known."""
+        """Root mean square error of each sample; where the system is known, log densities.
+
+        "log_prior" is the mean log density of a transition of a sample, "log_prior_of_truth" that
+        of the truth.
+        """
         axes = tuple(range(1, x.ndim))
         found = {"rmse": np.sqrt(((x - truth) ** 2).mean(axes))}
         return found | {f"log_prior{name}": v for name, v in self._log_prior(x, truth).items()}
 
     def _log_prior(self, x: np.ndarray, truth: np.ndarray) -> Arrays:
-        """Log density of transitions, for each of them: of samples, and of the truth."""
+        """Mean log density of a transition, of samples and of the truth; {} if unknown."""
         if self._chain is None or not self._chain.std.all():
             return {}
         steps = self.shape[0] - 1

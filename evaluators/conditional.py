@@ -1,4 +1,4 @@
-"""The tasks "inpaint", "colorize" and "restore": draw images given measurements of others."""
+"""The tasks "inpaint", "colorize", "restore", "assimilate": draw examples, given measurements."""
 
 from collections.abc import Callable
 
@@ -26,8 +26,9 @@ def evaluate_conditional(get_problem: GetProblem, context: TaskContext) -> Numbe
     "originals": (I, *S), if there are any, "measurements": float32 (I, *Y), "samples": uint8
     (I, S, H, W, C) or, if they are no images, float32 (I, S, *S), and for inpainting the "mask" or
     "masks". The picture has a row for each image, measurement, samples, original, or a plot for
-    each series. PSNR and SSIM compare each sample with its original, and are means over images and
-    samples; RMSE and CRPS of series are over hidden points. The misfit between samples and
+    each series; fields come with a film, TASK.gif. PSNR and SSIM compare each sample with its
+    original, and are means over images and samples; RMSE and CRPS of series are over hidden points,
+    those of trajectories over all states. The misfit between samples and
     measurements is computed before samples are clipped and rounded; the report has its largest
     value, or its mean for "residual". Samples given the user's own measurements are also written to
     files, TASK/NAME_0.png and so on for images, TASK.csv for series.
