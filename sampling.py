@@ -196,7 +196,9 @@ class AnnealedLangevinDynamics(_Langevin):
 class AdaptiveLangevin(_Langevin):
     """Langevin dynamics with the step of Rozet & Louppe 2023 (algorithm 4), where snr is tau.
 
-    The step is tau over the mean square of the score, for each example on its own.
+    The step is tau over the mean square of the score, for each example on its own. It depends on
+    the state, so the distribution is kept only where that mean hardly varies: in examples of many
+    values. In four dimensions, variances come out up to twice as large.
     """
 
     def step_size(self, t: jax.Array, score: jax.Array, z: jax.Array) -> jax.Array:

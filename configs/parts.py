@@ -349,6 +349,36 @@ def kolmogorov(c: ml_collections.ConfigDict) -> None:
     c.update_from_flattened_dict(VARIANTS["fields"]["coarse"])
 
 
+@part("size")
+def small_flow(c: ml_collections.ConfigDict) -> None:
+    """Fewer trajectories of a coarser solver, and a smaller U-Net, for two CPU cores."""
+    c.data.dir = "data/kolmogorov_small"
+    s = c.simulation
+    s.trajectories = 32
+    s.states = 128
+    s.resolution = 128
+    m = c.model
+    m.nf = 32
+    m.num_res_blocks = 2
+    m.embedding_type = "fourier"
+    m.ema_rate = 0.99
+    m.ema_warmup = True
+    t = c.training
+    t.p_mean = -1.0
+    t.p_std = 1.6
+    t.batch_size = 8
+    t.n_iters = 1200
+    t.log_freq = 20
+    t.snapshot_freq = 1200
+    t.snapshot_freq_for_preemption = 250
+    c.optim.lr = 1e-3
+    c.optim.warmup = 50
+    c.optim.schedule = "cosine"
+    c.eval.likelihood_iterations = 1
+    c.sampling.steps = 32
+    c.sampling.n_steps_each = 4
+
+
 @part("data")
 def ou(c: ml_collections.ConfigDict) -> None:
     """Ornstein-Uhlenbeck paths of 253 points as images of 8x32."""

@@ -145,7 +145,8 @@ STEPS, SAMPLES = 400, 4000
 
 def combinations():
     """Every two of SDE, predictor and corrector together at least once; single steps are golden."""
-    moving, correctors = [name for name in PREDICTORS if name != "none"], list(CORRECTORS)
+    moving = [name for name in PREDICTORS if name != "none"]
+    correctors = [name for name in CORRECTORS if name != "adaptive_langevin"]  # see below
     for i, sde in enumerate(SDES):
         for j, predictor in enumerate(moving):
             yield sde, predictor, correctors[(i + j) % len(correctors)]
@@ -163,6 +164,28 @@ def test_every_combination_returns_the_data(sde, predictor, corrector):
     sde, snr = SDES[sde](N=STEPS), 0.05
     sampler = get_pc_sampler(sde, PREDICTORS[predictor], CORRECTORS[corrector], snr)
     assert_distribution(draw(sampler, sde, SAMPLES), bias=12 / STEPS + snr**2)
+
+
+@pytest.mark.parametrize("sde", list(SDES))
+def test_adaptive_steps_keep_data_of_many_dimensions(sde):
+    """Gaussian data of 200 values with two variances; the step settles at one that is too large."""
+    sde, tau, n = SDES[sde](N=200), 0.02, 500
+    mean, variance = 0.3, np.tile([0.5, 1.5], 100).astype(np.float32)
+    sampler = get_pc_sampler(
+        sde,
+        PREDICTORS["exponential"],
+        CORRECTORS["adaptive_langevin"],
+        tau,
+        n_steps=2,
+        denoise=False,
+        corrector_last=True,
+    )
+    score_fn = gaussian_score(sde, mean, variance)
+    x, _ = jax.jit(lambda rng: sampler(rng, score_fn, (n, 200)))(jax.random.key(0))
+    for k, v in enumerate((0.5, 1.5)):
+        part = np.asarray(x)[:, k::2]
+        assert part.mean() == pytest.approx(mean, abs=5 * math.sqrt(v / part.size) + 0.01)
+        assert part.var() == pytest.approx(v, rel=0.06)
 
 
 @pytest.mark.slow
