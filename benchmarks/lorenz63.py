@@ -6,10 +6,9 @@ The first component of 65 states is observed: every eighth with noise 0.05 ("lo"
 0.25 ("hi"), in units of its scale of 8 (Rozet & Louppe 2023, section 4). The reference is a
 bootstrap particle filter with 16,384 particles that start from states of the stationary chain.
 
-Prints, for each method: the earth mover's distance of 1,024 trajectories to those of the filter, in
-proportion to the distance between two runs of the filter; the mean log density of a transition; the
-root mean square of y - A(x) in units of the noise, per observation; evaluations of the score, those
-of derivatives counted as one each; seconds.
+For each method, prints the earth mover's distance from its trajectories to the filter's, divided by
+the distance between two runs of the filter; the mean log density of a transition; the root mean
+square of y - A(x), in units of the noise; and seconds.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What is observed of a trajectory: operators A on (B, L, *S) -> (B, *Y), in the units of the data.
 
-The scenarios are those of Rozet & Louppe 2023 (arXiv 2306.10574, sections 4 and 5). Fields are
+Source of the scenarios: Rozet & Louppe 2023 (arXiv 2306.10574), sections 4 and 5. Fields are
 (B, L, H, W, C) on a torus, velocities (u, v) along the axes H and W; states of other systems are
 vectors (B, L, C).
 """

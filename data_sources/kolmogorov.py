@@ -122,12 +122,13 @@ class KolmogorovFlow:
         ]
         return jnp.stack(both, -1)
 
-    def first(self, rng: jax.Array, n: int) -> jax.Array:
-        """Draws the Fourier modes of vorticity from which n trajectories start."""
+    def first(self, rngs: jax.Array) -> jax.Array:
+        """Draws the Fourier modes of vorticity from which trajectories start, one for each key."""
         kx, ky = self._wavenumbers
         k = np.maximum(np.hypot(kx, ky), 1e-6)
         amplitude = k * np.exp(-(np.log(k / FIRST_WAVENUMBER) ** 2))  # of vorticity, log-normal
-        noise = jax.random.normal(rng, (n, 1, self.resolution, self.resolution))
+        shape = (1, self.resolution, self.resolution)
+        noise = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs)
         modes = jnp.fft.rfft2(noise) * np.where(k < 1, 0, amplitude).astype(np.float32)[None, None]
         speed = jnp.sqrt((self.velocity(modes) ** 2).sum(-1)).max((1, 2))
         return modes * (FIRST_SPEED / speed)[:, None, None, None]
@@ -149,8 +150,7 @@ class KolmogorovFlow:
 
     def simulate(
         self,
-        rng: jax.Array,
-        n: int,
+        rngs: jax.Array,
         states: int,
         warm_up: int,
         observe: Callable[[int], None] = lambda done: None,
@@ -158,8 +158,7 @@ class KolmogorovFlow:
         """Draws n trajectories: float32 (n, states, size, size, 2).
 
         Args:
-          rng: key.
-          n: number of trajectories.
+          rngs: a key for each trajectory, (n,).
           states: number of states that are kept.
           warm_up: number of states that are dropped before.
           observe: called after each state with the number of states done.
@@ -167,7 +166,7 @@ class KolmogorovFlow:
         Raises:
           FloatingPointError: if the solver is unstable.
         """
-        modes, kept = self.first(rng, n), []
+        modes, kept = self.first(rngs), []
         for i in range(warm_up + states):
             modes, x = self.advance(modes)
             if i >= warm_up:

@@ -25,6 +25,7 @@ from scorax.conditioning import operators
 from scorax.conditioning.observations import OBSERVATIONS
 from scorax.conditioning.posterior import LIKELIHOODS
 from scorax.conditioning.trajectories import compose
+from scorax.configs.ranges import check_ranges
 from scorax.data_sources.dynamics import CHAINS, get_chain
 from scorax.evaluators.context import Numbers
 from scorax.evaluators.problems import Problem
@@ -51,6 +52,7 @@ class Assimilation(Problem):
         if config.eval.measurements:
             self._from_file = _read_file(config.eval.measurements)
             _apply(config.eval, self._from_file)
+            check_ranges(config)
         e = config.eval
         lookup(LIKELIHOODS, e.likelihood, "likelihood (eval.likelihood)")
         super().__init__(dataclasses.replace(experiment, config=config), e.likelihood)
@@ -233,6 +235,9 @@ def _read_file(path: str) -> Arrays:
             f"{what}: y holds {bad}; leave out what was not observed, by another observation "
             "(eval.observation)"
         )
+    several = [name for name, x in arrays.items() if name != "y" and x.size != 1]
+    if several:
+        raise ValueError(f"{what}: {', '.join(several)} must be a single value each")
     return arrays
 
 

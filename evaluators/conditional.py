@@ -101,11 +101,11 @@ def _save(
     context.save_npz(f"{problem.name}.npz", **arrays)
     shown = images.to_float(samples[:_ROWS])
     truth = None if originals is None else images.to_float(originals[:_ROWS])
-    picture = context.pictures.compare(problem.to_image(y[:_ROWS]), shown, truth)
+    known = problem.to_image(y[:_ROWS])
+    picture = context.pictures.compare(known, shown, truth)
     context.save_drawing(f"{problem.name}.png", picture)
     if context.pictures.film is not None:
-        frames = context.pictures.film(problem.to_image(y[:_ROWS]), shown, truth)
-        context.save_film(f"{problem.name}.gif", frames)
+        context.save_film(f"{problem.name}.gif", context.pictures.film(known, shown, truth))
     problem.write(context, y, samples, names)
 
 

@@ -288,8 +288,9 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
     row = config.model.parametrization
     fields = {f.name for f in dataclasses.fields(cls)} - {"name", "parent"}
     kwargs = {key: config.model[key] for key in fields if key in config.model}
-    on_fields = config.data.kind == "fields" and not getattr(cls, "any_shape", False)
-    if len(model_shape(config)) != 3 and not on_fields and not getattr(cls, "any_shape", False):
+    of_images = not getattr(cls, "any_shape", False)
+    on_fields = of_images and config.data.kind == "fields"
+    if of_images and not on_fields and len(model_shape(config)) != 3:
         able = ", ".join(name for name, c in MODELS.items() if getattr(c, "any_shape", False))
         raise ValueError(
             f"model.name={config.model.name!r} takes images, but the examples are arrays of shape "

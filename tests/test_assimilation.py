@@ -116,6 +116,8 @@ Y = np.zeros((9, 2, 2, 2), np.float32)
         ({}, {"y": np.where(Y == 0, np.nan, Y)}, "y holds values that are not finite"),
         ({}, {"y": np.array(["a"])}, "y holds no numbers"),
         ({}, {"z": Y}, "holds z; it needs y"),
+        ({}, {"y": Y, "std": [0.1, 0.2]}, "std must be a single value"),
+        ({}, {"y": Y, "observe_every": -1}, "eval.observe_every=-1 must be at least 1"),
         ({}, {"y": Y, "sigma": 1.0}, "holds y, sigma; it needs y, and can have std"),
         (
             {},

@@ -125,8 +125,9 @@ def _simulate(settings: str, numbers: list[int]) -> int:
 
     config = ml_collections.ConfigDict(json.loads(settings))
     s, flow = config.simulation, get_flow(config)
-    rng = jax.random.fold_in(jax.random.key(config.seed), numbers[0])
-    x = flow.simulate(rng, len(numbers), s.states, s.warm_up)
+    # Each trajectory has a key of its own, so that it does not depend on the others of its batch.
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(config.seed), np.array(numbers))
+    x = flow.simulate(rngs, s.states, s.warm_up)
     for number, trajectory in zip(numbers, np.moveaxis(x, -1, 2), strict=True):
         path = Path(config.data.dir) / "parts" / f"{number:05d}.npy"
         write_atomically(path, lambda file, a=trajectory: np.save(file, a))

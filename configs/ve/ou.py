@@ -2,7 +2,7 @@
 
     python main.py --config configs/ve/ou.py --mode train
 
-The network, the batches and the number of steps are those of edm/ou. Not run in full.
+Network and training are the same as in edm/ou. Not run in full.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
 
 At the end of this SDE, less than a hundredth of the data is left, so that its prior fits. In the
 project from which the paths come, dx = -x dt + sqrt(2) dw ends at T = 1 with 37 % of the data
-left. The network, the batches and the number of steps are those of edm/ou. Not run in full.
+left. Network and training are the same as in edm/ou. Not run in full.
 """
 
 import ml_collections
