@@ -9,7 +9,7 @@ samples come out in the model's range. They are pure functions of the global bat
 import abc
 import functools
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -248,6 +248,8 @@ def get_pc_sampler(
     t_start: float | None = None,
     steps: Annotated[int | None, Option("sampling.steps", unset=0)] = None,
     corrector_last: Annotated[bool, Option("sampling.corrector_last")] = False,
+    corrector_min: Annotated[float, Option("sampling.corrector_min")] = 0.0,
+    corrector_max: Annotated[float | None, Option("sampling.corrector_max", unset=0.0)] = None,
 ) -> Sampler:
     """The predictor-corrector sampler (Song et al. 2021, algorithm 1).
 
@@ -266,6 +268,8 @@ def get_pc_sampler(
       steps: number of time steps from T to 0; None for sde.N.
       corrector_last: the corrector acts after the predictor, at the time that it has reached, as in
         Rozet & Louppe 2023.
+      corrector_min, corrector_max: smallest and largest sigma / mu at which the corrector acts;
+        None for no upper end.
 
     Returns:
       `(rng, score_fn, shape, x_init=None) -> (samples, nfe)`.
@@ -277,6 +281,12 @@ def get_pc_sampler(
     first, eps = sde.sampling_interval(eps, t_start)
     if snr <= 0 or n_steps < 1:
         raise ValueError(f"sampling.snr={snr} and sampling.n_steps_each={n_steps} must be positive")
+    low, high = corrector_min, math.inf if corrector_max is None else corrector_max
+    if not 0 <= low < high:
+        raise ValueError(
+            f"sampling.corrector_min={low} must be at least 0 and less than "
+            f"sampling.corrector_max={high}"
+        )
     predictor.check(probability_flow)
     project = projection or (lambda rng, x, x_mean, t: (x, x_mean))
 
@@ -288,28 +298,38 @@ def get_pc_sampler(
     ) -> tuple[jax.Array, int]:
         predict = predictor(sde, score_fn, probability_flow)
         correct = corrector(sde, score_fn, snr, n_steps)
-        times = jnp.asarray(predictor.time_grid(sde, eps, first))
-        n = len(times) - 1
+        with jax.ensure_compile_time_eval():
+            times = jnp.asarray(predictor.time_grid(sde, eps, first))
+            mu, sigma = sde.marginal_coeffs(times[1:] if corrector_last else times[:-1])
+            corrected = (low * mu <= sigma) & (sigma <= high * mu)
+            n, corrections = len(corrected), int(corrected.sum())
         prior_rng, loop_rng = jax.random.split(rng)
         x = sde.initial_state(prior_rng, shape, x_init, t_start)
         start_rng = jax.random.fold_in(prior_rng, 1)
         x, x_mean = project(start_rng, x, x, jnp.full(shape[:1], times[0]))
 
-        def step(i: jax.Array, carry: Pair) -> Pair:
-            x, _ = carry
+        def update(half: Any, rng: jax.Array, x: jax.Array, t: jax.Array, end: jax.Array) -> Pair:
+            x, x_mean = half.update_fn(rng, x, t)
+            return project(jax.random.fold_in(rng, n_steps), x, x_mean, end)
+
+        def correct_at(i: jax.Array, rng: jax.Array, pair: Pair, t: jax.Array) -> Pair:
+            if corrections == n:
+                return update(correct, rng, pair[0], t, t)
+            return lax.cond(corrected[i], lambda: update(correct, rng, pair[0], t, t), lambda: pair)
+
+        def step(i: jax.Array, pair: Pair) -> Pair:
             t, next_t = (jnp.full(shape[:1], times[i + k]) for k in range(2))
             correct_rng, predict_rng = jax.random.split(jax.random.fold_in(loop_rng, i))
-            halves = [(correct, correct_rng, t, t), (predict, predict_rng, t, next_t)]
+            if not corrector_last:
+                pair = correct_at(i, correct_rng, pair, t)
+            pair = update(predict, predict_rng, pair[0], t, next_t)
             if corrector_last:
-                halves = [halves[1], (correct, correct_rng, next_t, next_t)]
-            for half, rng, begin, end in halves:
-                x, x_mean = half.update_fn(rng, x, begin)
-                x, x_mean = project(jax.random.fold_in(rng, n_steps), x, x_mean, end)
-            observe(observer, i, n, x_mean)
-            return x, x_mean
+                pair = correct_at(i, correct_rng, pair, next_t)
+            observe(observer, i, n, pair[1])
+            return pair
 
         x, x_mean = lax.fori_loop(0, n, step, (x, x_mean))
-        nfe = n * (predict.evaluations + correct.evaluations)
+        nfe = n * predict.evaluations + corrections * correct.evaluations
         return x_mean if denoise else x, nfe
 
     return sampler

@@ -314,6 +314,50 @@ def test_a_corrector_after_the_predictor_acts_at_the_time_it_has_reached(sde):
     np.testing.assert_allclose(calls, [0.1, 0.06, 0.06, 0.02, 0.02, end], atol=1e-6)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_corrector_acts_between_two_noise_levels(last):
+    sde, calls = SignalSDE(N=10), []
+    low, high, n_steps = 0.3, 3.0, 2
+    between = {"corrector_min": low, "corrector_max": high, "corrector_last": last}
+    parts = PREDICTORS["exponential"], CORRECTORS["langevin"]
+    sampler = get_pc_sampler(sde, *parts, 0.1, n_steps, **between)
+
+    def score_fn(x, t):
+        calls.append(float(t[0]))
+        return -x
+
+    with jax.disable_jit():
+        _, nfe = sampler(jax.random.key(0), score_fn, (2, 3))
+    times = np.linspace(1, 0, 11)
+    mu, sigma = sde.marginal_coeffs(jnp.asarray(times, jnp.float32))
+    inside = (low <= np.asarray(sigma / mu)) & (np.asarray(sigma / mu) <= high)
+    assert 1 < inside.sum() < 8
+    expected = []
+    for i in range(10):
+        corrections = n_steps * bool(inside[i + last])
+        begin, end = corrections * [times[i]], corrections * [times[i + 1]]
+        expected += [times[i], *end] if last else [*begin, times[i]]
+    assert nfe == len(calls)
+    np.testing.assert_allclose(calls, expected, atol=1e-6)
+
+
+def test_a_corrector_that_never_acts_changes_nothing():
+    sde = VPSDE(N=25)
+    parts = sde, PREDICTORS["ancestral_sampling"]
+    beyond = get_pc_sampler(*parts, CORRECTORS["langevin"], corrector_min=1e6)
+    without = get_pc_sampler(*parts, CORRECTORS["none"])
+    (x, nfe), (y, _) = (s(jax.random.key(0), lambda x, t: -x, (2, 3)) for s in (beyond, without))
+    assert nfe == 25
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("low, high", [(-1.0, None), (2.0, 1.0)])
+def test_an_impossible_range_of_a_corrector_is_told(low, high):
+    with pytest.raises(ValueError, match="corrector_min=.*at least 0 and less than"):
+        get_pc_sampler(VPSDE(), PREDICTORS["none"], CORRECTORS["langevin"], corrector_min=low,
+                       corrector_max=high)  # fmt: skip
+
+
 @pytest.mark.parametrize("predictor", list(PREDICTORS))
 @pytest.mark.parametrize("corrector", list(CORRECTORS))
 @pytest.mark.parametrize("n_steps", [1, 3])
