@@ -44,6 +44,8 @@ def get_config() -> ml_collections.ConfigDict:
     s.snr = 0.16  # signal-to-noise ratio of the corrector; "adaptive_langevin": tau
     s.probability_flow = False  # make the predictor deterministic
     s.noise_removal = True  # return the mean of the last step, without its noise
+    s.corrector_min = 0.0  # "pc": smallest and largest sigma / mu at which the corrector acts;
+    s.corrector_max = 0.0  # 0: no upper end
     s.corrector_last = False  # "pc": correct after the predictor's step instead of before it
     s.grid = ""  # few-step solvers: a row of solvers.TIME_GRIDS; "": the solver's default
     s.rho = 7.0  # grid "edm": exponent; a larger one puts more of the steps near the data
@@ -110,7 +112,7 @@ def get_config() -> ml_collections.ConfigDict:
     e.observe_every = 1  # "assimilate": observe every so many states
     e.observe_component = 0  # observation "component": number of the component
     e.windows_at_once = 64  # "assimilate": windows in one call of the network; 0: all of them
-    e.likelihood_iterations = 0  # conjugate-gradient iterations; 0: 20 for "pigdm", 3 for "mmps"
+    e.likelihood_iterations = 0  # GMRES iterations; 0: 20 for "pigdm", 3 for "mmps"
     e.gamma = 0.1  # "sda": about 0.1 |A A^T|, which is 0.1 / f^2 for means of f x f pixels
     e.zeta = 30.0  # "dps": strength
     e.data_variance = 0.1  # "pigdm": variance of the data, for images in [0, 1]
@@ -191,6 +193,8 @@ def get_config() -> ml_collections.ConfigDict:
     m.normalization = "GroupNorm"  # "ddpm", "ncsn*": a row of models.layers.NORMALIZATIONS
     m.interpolation = "bilinear"  # "ncsn*": upsampling: bilinear, nearest_neighbor
     m.forcing = 0  # "fields": wavenumber of the forcing that the network is shown; 0: none
+    m.dilations = (1, 2, 4, 8, 16)  # "dilated": distances of taps, in each of num_res_blocks cycles
+    m.patch = 1  # "fields": the network sees squares of so many pixels along each side as one pixel
     m.original = "pytorch"  # "ncsn*": which original implementation to follow: pytorch, jax
     m.nonlinearity = "swish"  # elu, relu, lrelu, swish
     m.resamp_with_conv = True  # a convolution in each resampling layer of "ddpm" blocks

@@ -185,6 +185,18 @@ def mlp(c: ml_collections.ConfigDict) -> None:
     m.dropout = 0.0
 
 
+@part("network")
+def dilated(c: ml_collections.ConfigDict) -> None:
+    """A residual network of dilated convolutions, for series."""
+    m = c.model
+    m.name = "dilated"
+    m.nf = 64
+    m.num_res_blocks = 2
+    m.embedding_type = "fourier"
+    m.scale_by_sigma = False
+    m.dropout = 0.0
+
+
 @part("noise levels")
 def discrete(c: ml_collections.ConfigDict) -> None:
     """Training on the N noise levels of SMLD or DDPM; the network sees the index of a level."""
@@ -358,25 +370,30 @@ def small_flow(c: ml_collections.ConfigDict) -> None:
     s.states = 128
     s.resolution = 128
     m = c.model
-    m.nf = 32
+    m.patch = 2
+    m.nf = 64
+    m.ch_mult = (1, 2)
     m.num_res_blocks = 2
     m.embedding_type = "fourier"
-    m.ema_rate = 0.99
+    m.ema_rate = 0.998
     m.ema_warmup = True
     t = c.training
-    t.p_mean = -1.0
-    t.p_std = 1.6
-    t.batch_size = 8
-    t.n_iters = 1200
-    t.log_freq = 20
-    t.snapshot_freq = 1200
-    t.snapshot_freq_for_preemption = 250
+    t.p_mean = -0.7
+    t.p_std = 1.8
+    t.batch_size = 4
+    t.n_iters = 3000
+    t.log_freq = 50
+    t.snapshot_freq = 3000
+    t.snapshot_freq_for_preemption = 400
     c.optim.lr = 1e-3
     c.optim.warmup = 50
     c.optim.schedule = "cosine"
-    c.eval.likelihood_iterations = 1
+    c.eval.likelihood_iterations = 2
     c.sampling.steps = 32
     c.sampling.n_steps_each = 4
+    c.sampling.snr = 1.0
+    c.sampling.corrector_min = 0.03
+    c.sampling.corrector_max = 4.0
 
 
 @part("data")

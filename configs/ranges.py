@@ -12,6 +12,7 @@ import ml_collections
 RANGES: dict[str, tuple[float, float]] = {
     "training.p_std": (1e-6, math.inf),
     "model.sigma_data": (1e-6, math.inf),
+    "model.patch": (1, math.inf),
     "model.ema_rate": (0, 1),
     "model.dropout": (0, 0.999),
     "model.label_dropout": (0, 1),

@@ -17,10 +17,13 @@ class FieldNetwork(nn.Module):
       forcing: wavenumber k of a forcing that is known and constant in time; the network gets
         sin(k y), with y = 2 pi (j + 1/2) / W along the last axis of space, as a further channel.
         0: none.
+      patch: p; the network sees each square of p x p pixels as one pixel with p^2 times as many
+        channels, which is cheaper than a level at full resolution.
     """
 
     net: nn.Module
     forcing: int = 0
+    patch: int = 1
 
     @nn.compact
     def __call__(
@@ -30,8 +33,16 @@ class FieldNetwork(nn.Module):
         train: bool = False,
         class_labels: jax.Array | None = None,
     ) -> jax.Array:
-        """x: (B, L, H, W, C), labels: (B,) -> (B, L, H, W, C), float32."""
+        """x: (B, L, H, W, C), labels: (B,) -> (B, L, H, W, C), float32.
+
+        Raises:
+          ValueError: for a size that is no multiple of the patch.
+        """
         b, length, height, width, channels = x.shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"model.patch={self.patch} does not divide fields of {height}x{width} pixels"
+            )
         images = jnp.moveaxis(x, 1, 3).reshape(b, height, width, length * channels)
         if self.forcing:
             y = 2 * jnp.pi * (jnp.arange(width) + 0.5) / width
@@ -39,5 +50,21 @@ class FieldNetwork(nn.Module):
             force = jnp.broadcast_to(force, (b, height, width, 1))
             images = jnp.concatenate([images, force], -1)
         classes = {} if class_labels is None else {"class_labels": class_labels}
-        images = self.net(images, labels, train, **classes)[..., : length * channels]
+        images = merge_pixels(images, self.patch)
+        images = split_pixels(self.net(images, labels, train, **classes), self.patch)
+        images = images[..., : length * channels]
         return jnp.moveaxis(images.reshape(b, height, width, length, channels), 3, 1)
+
+
+def merge_pixels(x: jax.Array, patch: int) -> jax.Array:
+    """Makes one pixel of each square of pixels: (B, H, W, C) -> (B, H / p, W / p, p p C)."""
+    b, height, width, channels = x.shape
+    x = x.reshape(b, height // patch, patch, width // patch, patch, channels)
+    return jnp.moveaxis(x, 2, 3).reshape(b, height // patch, width // patch, -1)
+
+
+def split_pixels(x: jax.Array, patch: int) -> jax.Array:
+    """The inverse of `merge_pixels`: (B, H, W, p p C) -> (B, p H, p W, C)."""
+    b, height, width, _ = x.shape
+    x = jnp.moveaxis(x.reshape(b, height, width, patch, patch, -1), 3, 2)
+    return x.reshape(b, height * patch, width * patch, -1)

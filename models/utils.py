@@ -32,6 +32,7 @@ import numpy as np
 
 from scorax.models.ddpm import DDPM
 from scorax.models.denoising_cnn import DenoisingCNN
+from scorax.models.dilated import DilatedNet
 from scorax.models.fields import FieldNetwork
 from scorax.models.mlp import ResidualMLP
 from scorax.models.ncsnpp import NCSNpp
@@ -316,7 +317,9 @@ def get_model(config: ml_collections.ConfigDict, sde: SDE | None = None) -> nn.M
             _, sigmas = sde.discrete_coeffs(jnp.arange(sde.N)[::-1])
         kwargs["sigmas"] = tuple(sigmas.tolist())
     network = cls(**kwargs)
-    return FieldNetwork(network, config.model.forcing) if on_fields else network
+    if on_fields:
+        network = FieldNetwork(network, config.model.forcing, config.model.patch)
+    return network
 
 
 def init_model(
@@ -369,6 +372,7 @@ MODELS = {
     "ncsnv2_256": NCSNv2_256,
     "denoising_cnn": DenoisingCNN,
     "mlp": ResidualMLP,
+    "dilated": DilatedNet,
     "periodic_unet": PeriodicUNet,
 }
 # Networks that classify noisy images, and have no score: x: (B, H, W, C), sigma: (B,) -> logits

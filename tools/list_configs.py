@@ -54,6 +54,7 @@ NETWORKS = {
     "ncsnv2_256": "NCSNv2",
     "denoising_cnn": "small CNN",
     "mlp": "MLP",
+    "dilated": "dilated",
     "periodic_unet": "periodic U-Net",
     "wideresnet": "WRN classifier",
     "noise_classifier": "small classifier",
