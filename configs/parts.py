@@ -577,8 +577,14 @@ def finish(c: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigD
 
 
 def _observed(observation: str, states: int, std: float, **other: float) -> dict[str, Any]:
-    keys = {"observation": observation, "states": states, "measurement_std": std, **other}
-    return {f"eval.{key}": value for key, value in keys.items()}
+    """The keys of a scenario; unless it says otherwise, every state is observed."""
+    keys = {
+        "observation": observation,
+        "states": states,
+        "measurement_std": std,
+        "observe_every": 1,
+    }
+    return {f"eval.{key}": value for key, value in (keys | other).items()}
 
 
 # kind of data -> variant -> keys that it sets
