@@ -209,6 +209,7 @@ class PiGDM(MeasurementLikelihood):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_range("data_variance", self.data_variance, lambda v: v > 0, "positive")
+        _check_range("iterations", self.iterations, lambda n: n >= 1, "at least 1")
 
     def weigh(self, at: Linearisation) -> jax.Array:
         v, noise = self.data_variance, self.noise_variance()
@@ -234,6 +235,10 @@ class MMPS(MeasurementLikelihood):
     """
 
     iterations: Annotated[int, Option("eval.likelihood_iterations", unset=0)] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_range("iterations", self.iterations, lambda n: n >= 1, "at least 1")
 
     def weigh(self, at: Linearisation) -> jax.Array:
         noise = self.noise_variance()

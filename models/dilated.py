@@ -19,7 +19,7 @@ from scorax.models.layers import (
     check_nonlinearity,
     get_nonlinearity,
 )
-from scorax.models.unet import check_classes, check_embedding, embed_noise_level
+from scorax.models.unet import check_blocks, check_classes, check_embedding, embed_noise_level
 
 
 class DilatedNet(nn.Module):
@@ -57,11 +57,7 @@ class DilatedNet(nn.Module):
         super().__post_init__()
         check_nonlinearity(self.nonlinearity)
         check_embedding(self.embedding_type)
-        if self.nf < 4 or self.num_res_blocks < 1:
-            raise ValueError(
-                f"model.nf={self.nf} must be at least 4, and "
-                f"model.num_res_blocks={self.num_res_blocks} at least 1"
-            )
+        check_blocks(self.nf, self.num_res_blocks)
         if not self.dilations or min(self.dilations) < 1:
             raise ValueError(
                 f"model.dilations={tuple(self.dilations)} must be distances of at least 1"

@@ -176,6 +176,15 @@ def check_sizes(nf: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
         )
 
 
+def check_blocks(nf: int, num_res_blocks: int) -> None:
+    """Raises ValueError unless the numbers describe a possible network of residual blocks."""
+    if nf < 4 or num_res_blocks < 1:
+        raise ValueError(
+            f"model.nf={nf} must be at least 4, and "
+            f"model.num_res_blocks={num_res_blocks} at least 1"
+        )
+
+
 def check_classes(num_classes: int, conditional: bool) -> None:
     """Raises ValueError unless a network can have that many classes."""
     if num_classes < 0 or (num_classes and not conditional):

@@ -369,3 +369,6 @@ def test_settings_that_cannot_be_are_refused():
         GaussianLikelihood(*given, gamma=-1.0)
     with pytest.raises(ValueError, match="data_variance=0.0 of a measurement must be positive"):
         PiGDM(*given, data_variance=0.0)
+    for method in (PiGDM, MMPS):
+        with pytest.raises(ValueError, match="iterations=0 of a measurement must be at least 1"):
+            method(*given, iterations=0)
