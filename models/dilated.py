@@ -75,24 +75,26 @@ class DilatedNet(nn.Module):
         """Runs the network.
 
         Args:
-          x: (B, L, C), series of any length.
+          x: (B, L, C), series of any length; other arrays (B, ..., C) are read as one series.
           labels: (B,), sigma for Fourier embedding, time steps for positional embedding.
           train: whether dropout is active (it needs the rng "dropout").
           class_labels: (B,) integers in 0 ... num_classes, where num_classes stands for no class;
             None for no class in all examples.
 
         Returns:
-          (B, L, C), float32.
+          As x, float32.
 
         Raises:
           ValueError: for examples that are no series, or class labels that are given to an
             unconditional network.
         """
-        if x.ndim != 3:
+        if x.ndim < 3:
             raise ValueError(
                 f"model.name='dilated' takes series of shape (L, C), but the examples have the "
                 f"shape {x.shape[1:]}"
             )
+        shape = x.shape
+        x = x.reshape(len(x), -1, shape[-1])
         act, dtype, channels = get_nonlinearity(self.nonlinearity), self.dtype, x.shape[-1]
         temb = act(embed_noise_level(labels, class_labels, self, self.nf // 2, self.nf))
         h = Dense(self.nf, dtype=dtype, name="dense_in")(x)
@@ -104,7 +106,7 @@ class DilatedNet(nn.Module):
             h = h + Dense(self.nf, self.init_scale, dtype, name=f"block_{i}_dense_1")(y)
         h = nn.LayerNorm(name="norm_out")(h.astype(jnp.float32)).astype(dtype)
         h = Dense(channels, self.init_scale, dtype, name="dense_out")(act(h))
-        return h.astype(jnp.float32)
+        return h.astype(jnp.float32).reshape(shape)
 
 
 def neighbours(x: jax.Array, distance: int) -> jax.Array:
