@@ -49,8 +49,8 @@ def test_series_of_any_length_share_the_parameters():
     [
         (
             {},
-            (1, 8, 8, 3),
-            r"series of shape \(L, C\).*the shape \(8, 8, 3\)",
+            (1, 8),
+            r"series of shape \(L, C\).*the shape \(8,\)",
         ),
         ({"dilations": ()}, (1, 8, 3), r"model.dilations=\(\) must be distances of at least 1"),
         ({"dilations": (1, 0)}, (1, 8, 3), r"model.dilations=\(1, 0\) must be distances"),
