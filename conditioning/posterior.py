@@ -231,7 +231,7 @@ class MMPS(MeasurementLikelihood):
 
     Attributes:
       iterations: number of GMRES iterations. A few are enough in practice; where the Jacobian of
-        the network is inaccurate, one is better than more.
+        the network is inaccurate, one can be better than more.
     """
 
     iterations: Annotated[int, Option("eval.likelihood_iterations", unset=0)] = 3

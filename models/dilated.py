@@ -85,7 +85,7 @@ class DilatedNet(nn.Module):
           As x, float32.
 
         Raises:
-          ValueError: for examples that are no series, or class labels that are given to an
+          ValueError: for examples of a single axis, or class labels that are given to an
             unconditional network.
         """
         if x.ndim < 3:
