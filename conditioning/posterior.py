@@ -32,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from scorax.sde_lib import SDE, ScoreFn
 from scorax.utils.arrays import batch_mul, example_norm, expand_like
@@ -331,9 +330,38 @@ def _gmres(matrix: Map, b: jax.Array, iterations: int) -> jax.Array:
     basis = jnp.zeros((count, size + 1, flat.shape[1]), b.dtype).at[:, 0].set(first)
     upper = jnp.zeros((count, size + 1, size), b.dtype)
     basis, upper = lax.fori_loop(0, size, step, (basis, upper))
-    q, r = jnp.linalg.qr(upper)
-    weights = solve_triangular(r, batch_mul(norm, q[:, 0])[..., None])[..., 0]
+    target = jnp.zeros((count, size + 1, 1), b.dtype).at[:, 0, 0].set(norm)
+    weights = _solve_hessenberg(upper, target)
     return jnp.einsum("bim,bi->bm", basis[:, :-1], weights, precision="highest").reshape(shape)
+
+
+def _solve_hessenberg(upper: jax.Array, target: jax.Array) -> jax.Array:
+    """The least-squares solution (B, N) of upper: (B, N + 1, N) against target: (B, N + 1, 1).
+
+    By Givens rotations of neighbouring rows, in place of a batched QR decomposition of LAPACK,
+    which waits for ever on the CPU when several virtual devices run it at once (jaxlib 0.10).
+    """
+    size = upper.shape[2]
+
+    def rotate(j: int, rows: jax.Array) -> jax.Array:
+        pair = lax.dynamic_slice_in_dim(rows, j, 2, axis=1)
+        a, b = pair[:, 0, j], pair[:, 1, j]
+        length = jnp.hypot(a, b)
+        length = jnp.where(length > 0, length, 1)
+        cos, sin = a / length, b / length
+        turn = jnp.stack([jnp.stack([cos, sin], 1), jnp.stack([-sin, cos], 1)], 1)
+        turned = jnp.einsum("bij,bjk->bik", turn, pair, precision="highest")
+        return lax.dynamic_update_slice_in_dim(rows, turned, j, axis=1)
+
+    def substitute(k: int, weights: jax.Array) -> jax.Array:
+        i = size - 1 - k
+        rest = rows[:, i, -1] - jnp.sum(rows[:, i, :-1] * weights, 1)
+        pivot = rows[:, i, i]
+        weight = jnp.where(pivot == 0, 0, rest / jnp.where(pivot == 0, 1, pivot))
+        return weights.at[:, i].set(weight)
+
+    rows = lax.fori_loop(0, size, rotate, jnp.concatenate([upper, target], 2))
+    return lax.fori_loop(0, size, substitute, jnp.zeros_like(rows[:, 0, :-1]))
 
 
 def _like_measurement(a: float | jax.Array, y: jax.Array) -> jax.Array:
