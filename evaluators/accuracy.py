@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from matplotlib.figure import Figure
 
 from scorax import losses
 from scorax.datasets import get_dataset, get_source
@@ -79,6 +78,8 @@ class AccuracyCurve:
 
     def save_plot(self, path: str | os.PathLike, accuracy: np.ndarray, step: int) -> None:
         """Writes a PNG of accuracy (K,) against noise level."""
+        from matplotlib.figure import Figure  # slow to load, and used by few runs
+
         figure = Figure(figsize=(6, 4), layout="constrained")
         title = f"{self._what}; step {step}"
         axes = figure.add_subplot(

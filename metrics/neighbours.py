@@ -3,15 +3,16 @@
 A set of samples is (N, D), or (N, *S) where samples may have any shape. Distances are Euclidean and
 are computed on the host in double precision, block by block, so that the distances between 50,000
 and 50,000 samples never have to fit into memory at once.
+
+scikit-learn and scipy.stats are loaded by the functions that use them, because loading them takes
+a quarter of the time in which a run starts.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy
 from numpy.typing import ArrayLike
-from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.neighbors import NearestNeighbors
 
 from scorax.metrics.points import blocks, check_points
 
@@ -44,6 +45,8 @@ def precision_recall_density_coverage(generated: ArrayLike, real: ArrayLike, k: 
     Raises:
       ValueError: for sets that cannot be compared, or that have no k-th neighbour.
     """
+    from sklearn.metrics.pairwise import euclidean_distances
+
     generated, real = check_points(generated=generated, real=real)
     if not 1 <= k < min(len(generated), len(real)):
         raise ValueError(
@@ -70,8 +73,14 @@ def precision_recall_density_coverage(generated: ArrayLike, real: ArrayLike, k: 
 
 def _neighbour_distances(x: np.ndarray, k: int) -> np.ndarray:
     """Returns the distance of each point of x: (N, D) to its k-th nearest other point: (N,)."""
-    neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
-    return neighbours.kneighbors()[0][:, -1]
+    return _brute_force(x, k).kneighbors()[0][:, -1]
+
+
+def _brute_force(x: np.ndarray, k: int) -> Any:
+    """scikit-learn's `NearestNeighbors`, which compares all pairs: exact in many dimensions."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
 
 
 def nearest_distances(x: ArrayLike, others: ArrayLike, k: int = 1) -> np.ndarray:
@@ -91,7 +100,7 @@ def nearest_distances(x: ArrayLike, others: ArrayLike, k: int = 1) -> np.ndarray
     x, found = x.astype(np.float64), np.full((len(x), k), np.inf)
     for rows in blocks(len(others), others.shape[1]):
         points, part = check_points(x=x, others=others[rows])
-        neighbours = NearestNeighbors(n_neighbors=min(k, len(part)), algorithm="brute").fit(part)
+        neighbours = _brute_force(part, min(k, len(part)))
         found = np.sort(np.hstack([found, neighbours.kneighbors(points)[0]]))[:, :k]
     return found
 

@@ -8,9 +8,8 @@ distances do hold them.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import scipy.stats
+import scipy
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (N, D), (M, D) -> (N, M)
@@ -39,7 +38,7 @@ def wasserstein(a: ArrayLike, b: ArrayLike, order: int) -> float:
             "give order 1 or 2 and as many points in both sets"
         )
     costs = cdist(a, b, "euclidean" if order == 1 else "sqeuclidean")
-    return float(costs[linear_sum_assignment(costs)].mean() ** (1 / order))
+    return float(costs[scipy.optimize.linear_sum_assignment(costs)].mean() ** (1 / order))
 
 
 def wasserstein_1d(a: ArrayLike, b: ArrayLike) -> float:

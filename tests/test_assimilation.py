@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import runs
 from scorax import experiment
 from scorax.conditioning.observations import OBSERVATIONS
 from scorax.configs.parts import VARIANTS
@@ -174,14 +174,12 @@ def test_an_even_window_has_no_middle():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lorenz63", "kolmogorov"])
-def test_a_trained_network_infers_trajectories(name, tmp_path):
+def test_a_trained_network_infers_trajectories(name, cache, tmp_path):
     path = f"configs/{name}/small.py:smoke"
     common = [sys.executable, "main.py", "--config", path, "--workdir", str(tmp_path)]
-    done = subprocess.run([*common, "--mode", "train"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     task = ["--mode", "eval", "--config.eval.tasks=assimilate", "--config.eval.states=5"]
-    done = subprocess.run([*common, *task], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for arguments in (["--mode", "train"], task):
+        runs.finish(runs.start([*common, *arguments], runs.environment(cache)))
     (folder,) = (tmp_path / "eval").iterdir()
     report = json.loads((folder / "report.json").read_text())["assimilate"]
     assert report["states"] == 5 and report["residual"] > 0

@@ -15,6 +15,7 @@ from scorax.metrics.filtering import LinearChain, kalman_smoother
 from scorax.sampling import CORRECTORS, PREDICTORS, get_pc_sampler, get_sampling_fn
 from scorax.sde_lib import SignalSDE
 from scorax.utils.arrays import batch_mul
+from simulation import simulate
 
 
 def cases_of(kind):
@@ -193,7 +194,7 @@ def test_sparse_observations_give_the_smoother(sampler, method):
         likelihood = GaussianLikelihood(*given, covariance=covariance)
     score_fn = likelihood(compose(chain_score(sde, 2 * ORDER + 1), ORDER))
     draw = get_sampling_fn(config, sde)
-    x, _ = jax.jit(lambda rng: draw(rng, score_fn, (n, LENGTH, 1)))(jax.random.key(0))
+    x, _ = simulate(lambda rng: draw(rng, score_fn, (n, LENGTH, 1)))
     one = np.eye(1)
     chain = LinearChain(np.zeros(1), autoregression(1), PHI * one, np.zeros(1), NOISE**2 * one,
                         one, std**2 * one)  # fmt: skip
