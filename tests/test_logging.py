@@ -71,9 +71,14 @@ def test_libraries_and_absl_are_quiet(tmp_path, capsys, root_logger):
     c = checkpoints.Checkpoints(tmp_path / "checkpoints", keep_period=1)
     c._manager.save(1, args=checkpoints.ocp.args.Composite(x=checkpoints.ocp.args.JsonSave({})))
     c.close()
+    failed = "Failed to json parse Metadata file: %s, file content: , error: Expecting value"
+    absl.logging.error(failed, "1.orbax-checkpoint-tmp/_CHECKPOINT_METADATA")
     assert capsys.readouterr().err == (tmp_path / "stdout.txt").read_text() == ""
     absl.logging.warning("heard")
-    assert capsys.readouterr().err.count("heard") == 1
+    absl.logging.error(failed, "checkpoints/1/_CHECKPOINT_METADATA")
+    err = capsys.readouterr().err
+    assert err.count("heard") == 1
+    assert err.count("checkpoints/1/_CHECKPOINT_METADATA") == 1
     assert absl.logging.get_absl_handler() not in root_logger.handlers
 
 

@@ -57,6 +57,7 @@ def setup(workdir: str | os.PathLike) -> None:
     root.setLevel(logging.INFO)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("absl").addFilter(_is_worth_saying)
     for handler in [h for h in root.handlers if _is_superseded(h)]:
         root.removeHandler(handler)
         if handler.name == _HANDLER:
@@ -65,6 +66,15 @@ def setup(workdir: str | os.PathLike) -> None:
     for handler in handlers:
         handler.name = _HANDLER
         root.addHandler(handler)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Returns False for an error that orbax reports when it reads a file while it writes that file.
+
+    It then writes the description of the checkpoint anew, so nothing is lost.
+    """
+    message = record.getMessage()
+    return not ("parse Metadata file" in message and ".orbax-checkpoint-tmp" in message)
 
 
 def _is_superseded(handler: logging.Handler) -> bool:
