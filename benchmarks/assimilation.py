@@ -18,17 +18,17 @@ def get_problem(model: loading.Model, keys: dict[str, Any]) -> Assimilation:
 
 
 def infer(
-    model: loading.Model, problem: Assimilation, y: np.ndarray, n: int, seed: int = 1
+    model: loading.Model, problem: Assimilation, y: np.ndarray, seed: int = 1
 ) -> tuple[np.ndarray, int]:
-    """Draws n trajectories given y: (*Y) -> (n, L, *S), in the units of the data, and the NFE."""
+    """Draws one trajectory for each of y: (N, *Y) -> (N, L, *S), in units of the data, and NFE."""
     sampler, nfe = problem.get_sampler(), []
 
     @jax.jit
     def draw(variables: tuple, rng: jax.Array, y: jax.Array) -> jax.Array:
         score_fn = model.experiment.score_fn(*variables)
-        x, evaluations = sampler(rng, score_fn, (n, *problem.shape), y)
+        x, evaluations = sampler(rng, score_fn, (len(y), *problem.shape), y)
         nfe.append(evaluations)
         return problem.to_data(x)
 
-    samples = draw(model.variables, jax.random.key(seed), np.repeat(y[None], n, 0))
+    samples = draw(model.variables, jax.random.key(seed), y)
     return np.asarray(samples), int(nfe[0])

@@ -119,7 +119,7 @@ def main() -> None:
         for method in args.methods:
             begin = time.perf_counter()
             problem = get_problem(model, observing(every, std) | METHODS[method])
-            x, nfe = infer(model, problem, y, args.samples)
+            x, nfe = infer(model, problem, np.repeat(y[None], args.samples, 0))
             show(f"{method} | {nfe}", x, time.perf_counter() - begin)
             shown[name, method] = (filtered[0], x)
     if args.plot:
