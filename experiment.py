@@ -10,9 +10,11 @@ import ml_collections
 import numpy as np
 import optax
 
-from scorax import losses, sampling
+from scorax import conditioning, losses, sampling, solvers
 from scorax.conditioning.guidance import ClassifierFn
 from scorax.configs.ranges import check_ranges
+from scorax.likelihood import ESTIMATORS
+from scorax.models import layers, refinenet
 from scorax.models.utils import (
     CLASSIFIERS,
     Parametrization,
@@ -24,8 +26,10 @@ from scorax.models.utils import (
 )
 from scorax.noise_levels import LevelFn, get_level_fn
 from scorax.sde_lib import SDE, ScoreFn, get_sde
-from scorax.utils import parallel
-from scorax.utils.embeddings import get_embedding, get_padding
+from scorax.solvers.probability_flow import ERROR_CONTROLS
+from scorax.utils import parallel, schedules
+from scorax.utils.embeddings import EMBEDDINGS, get_embedding, get_padding
+from scorax.utils.tables import check_name
 
 # What a network can be trained to be, in words for error messages such as "... needs {SCORE}".
 SCORE = "a score at all noise levels"
@@ -33,6 +37,28 @@ ONE_LEVEL = "a score at one noise level"
 CLASSIFIER = "a classifier of noisy images"
 # objective -> what the network is trained to be; every other objective trains SCORE
 _NETWORKS = {"last_level": ONE_LEVEL, "classifier": CLASSIFIER}
+
+# Names that are looked up only by some networks, samplers and tasks: a misspelt one is always told.
+_NAMES = {
+    "sampling.grid": solvers.TIME_GRIDS,
+    "sampling.ode_solver": solvers.ODE_SOLVERS,
+    "sampling.error_control": ERROR_CONTROLS,
+    "eval.denoisers": conditioning.DENOISERS,
+    "eval.mask_amount": conditioning.AMOUNTS,
+    "eval.known_likelihood": conditioning.LIKELIHOODS,
+    "eval.color_basis": conditioning.COLOR_BASES,
+    "eval.operator": conditioning.OPERATORS,
+    "eval.likelihood": conditioning.LIKELIHOODS,
+    "eval.observation": conditioning.OBSERVATIONS,
+    "eval.bpd_estimator": ESTIMATORS,
+    "guidance.schedule": conditioning.WEIGHTS,
+    "data.embedding": EMBEDDINGS,
+    "model.signal": schedules.SIGNALS,
+    "model.noise": schedules.NOISES,
+    "model.normalization": layers.NORMALIZATIONS,
+    "model.interpolation": refinenet.INTERPOLATIONS,
+}
+_MAY_BE_EMPTY = ("sampling.grid", "eval.known_likelihood", "data.embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +217,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       ValueError: naming field, value and remedy, for any setting that cannot work.
     """
     check_ranges(config)
+    _check_names(config)
     _check_counts(config)
     experiment = assemble(config)
     # Checks the sampler's settings. It is built again, with an observer, where it is used.
@@ -253,6 +280,16 @@ def _check_network(config: ml_collections.ConfigDict) -> None:
         f"model.name={m.name!r} {what}, but training.objective={objective!r} does not fit it; "
         f"{remedy}"
     )
+
+
+def _check_names(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a name that its table does not have."""
+    for field, table in _NAMES.items():
+        section, key = field.split(".")
+        value = config[section][key]
+        for name in (value,) if isinstance(value, str) else value:
+            if name or field not in _MAY_BE_EMPTY:
+                check_name(table, name, f"{key.replace('_', ' ')} ({field})")
 
 
 def _check_counts(config: ml_collections.ConfigDict) -> None:
