@@ -313,7 +313,11 @@ ERRORS = [  # task, fields of eval, what the message has to say
     ("restore", {"likelihood": "x"}, r"likelihood \(eval.likelihood\) 'x'; choose from: sda"),
     ("restore", {"measurement_std": 0.0}, "eval.measurement_std=0.0 must be positive"),
     ("restore", {"likelihood": "sda", "gamma": -1.0}, "gamma=-1.0 .* at least 0"),
-    ("restore", {"likelihood": "pigdm", "data_variance": 0.0}, "data_variance=0.0 must be greater than 0"),
+    (
+        "restore",
+        {"likelihood": "pigdm", "data_variance": 0.0},
+        "data_variance=0.0 must be greater than 0",
+    ),
     ("restore", {"likelihood_iterations": -1}, "eval.likelihood_iterations=-1 must be at least 0"),
     ("restore", {"zeta": -1.0}, "eval.zeta=-1.0 must be at least 0"),
 ]

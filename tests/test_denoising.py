@@ -251,8 +251,18 @@ ERRORS = [  # config, section and fields, what the message has to say
     ("ve/mnist", "eval", {"noise_std": 90.0}, "eval.noise_std=90: .*knows noise between 0.01 and"),
     ("vp/mnist", "eval", {"noise_std": 1e-4}, "eval.noise_std=0.0001: sigma=0.0002: VPSDE knows"),
     ("ve/mnist", "eval", {"num_denoised": 0}, "eval.num_denoised=0 must be at least 1"),
-    ("ve/mnist", "eval", {"denoisers": ("langevin",), "langevin_eta": 0.0}, "langevin_eta=0.0 must be greater than 0"),
-    ("ve/mnist", "eval", {"denoisers": ("langevin",), "langevin_steps": 0}, "langevin_steps=0 must be at least 1"),
+    (
+        "ve/mnist",
+        "eval",
+        {"denoisers": ("langevin",), "langevin_eta": 0.0},
+        "langevin_eta=0.0 must be greater than 0",
+    ),
+    (
+        "ve/mnist",
+        "eval",
+        {"denoisers": ("langevin",), "langevin_steps": 0},
+        "langevin_steps=0 must be at least 1",
+    ),
     ("ve/mnist", "data", {"image_size": 4}, "SSIM with a window of 7 pixels of images of 4x4"),
     (
         *("denoising/mnist_langevin", "eval", {"denoisers": ("tweedie", "posterior")}),
