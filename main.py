@@ -1,5 +1,15 @@
-"""Command line: python main.py --config configs/ve/mnist.py --mode train."""
+"""Command line: python main.py --config configs/ve/mnist.py --mode train.
 
+The exit status is 0 once the work is done, 1 after an error, and 128 plus the number of the signal
+after a signal, so that a scheduler starts a preempted run again.
+"""
+
+from scorax.utils import signals
+
+if __name__ == "__main__":
+    signals.stop_at_once()  # before the imports, which take seconds and would drop a Ctrl-C
+
+# ruff: noqa: E402
 import os
 import pathlib
 import sys
@@ -8,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
-from scorax.utils import command_line
+from scorax.utils import command_line, programs
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -55,12 +65,7 @@ def run() -> None:
 
 def main() -> None:
     """Runs the command line; errors that a user can fix are one sentence, without a traceback."""
-    try:
-        run()
-    except (ValueError, FloatingPointError) as e:
-        sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues")
+    programs.run_program(run)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
 from scorax.utils.pictures import get_pictures
 from scorax.utils.rounds import Stopped
+from scorax.utils.run_folder import check_folder, claim, set_aside_if_damaged
 from scorax.utils.signals import StopSignal
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,8 @@ class Run:
 
 
 def _open_checkpoints(config: ml_collections.ConfigDict, workdir: str) -> Checkpoints:
-    return Checkpoints(os.path.join(workdir, "checkpoints"), config.training.snapshot_freq)
+    directory = os.path.join(workdir, "checkpoints")
+    return Checkpoints(directory, config.training.snapshot_freq, cleanup=True)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
@@ -189,6 +191,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
       ValueError: for a bad config, missing data, or a workdir that belongs to another config.
       FloatingPointError: if training diverges.
     """
+    check_folder(workdir)
     source = get_source(config, "train")
     config = _with_facts(config, source)
     experiment = _build(config)
@@ -197,7 +200,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
     initial = _get_initial(experiment, workdir)
     iterator = get_iterator(batches, config)
     # Nothing is written until everything above has succeeded.
-    with logging_errors(workdir), contextlib.ExitStack() as stack:
+    with claim(workdir), logging_errors(workdir), contextlib.ExitStack() as stack:
+        # The signals first, so that the last checkpoint is written to its end.
+        stop = stack.enter_context(StopSignal())
         stack.enter_context(contextlib.closing(iterator))
         checkpoints = stack.enter_context(contextlib.closing(_open_checkpoints(config, workdir)))
         state = _restore_or_init(experiment, checkpoints, iterator, initial)
@@ -207,7 +212,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
         _describe(config, workdir, state)
         run = Run(experiment, workdir, checkpoints, int(state.step))
         stack.enter_context(contextlib.closing(run.writer))
-        stop = stack.enter_context(StopSignal())
         if int(state.step) == 0:
             run.write_picture(0, "data", get_data_inverse_scaler(config)(batches[0]["image"]))
         if int(state.step) < config.training.n_iters:
@@ -298,6 +302,7 @@ def _restore_or_init(
 def _describe(config: ml_collections.ConfigDict, workdir: str, state: losses.State) -> None:
     """Writes the config and the versions of packages to the run's directory, and logs a summary."""
     if parallel.is_primary():
+        set_aside_if_damaged(os.path.join(workdir, "config.json"))
         write_json(os.path.join(workdir, "config.json"), config.to_dict())
         write_json(os.path.join(workdir, "versions.json"), versions())
     n_params = sum(x.size for x in jax.tree.leaves(state.params))
@@ -406,6 +411,7 @@ def evaluate(
       ValueError: for a bad config, or if there is no checkpoint that matches it.
       FloatingPointError: if samples are not finite.
     """
+    check_folder(workdir, eval_folder)
     config = loading.with_facts(config, workdir)
     experiment = _build(config)
     loading.find_weights(config, workdir)  # raises if there are none, before anything is written

@@ -76,6 +76,18 @@ def env(cache):
     return {k: v for k, v in runs.environment(cache).items() if k != "JAX_PLATFORMS"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_ends_the_program(number, tmp_path):
+    process = runs.start(runs.command(tmp_path / "run"), os.environ | {"PYTHONVERBOSE": "1"})
+    for line in process.stdout:  # says what it imports
+        if line.startswith("import 'jax"):
+            break
+    process.send_signal(number)
+    output = runs.finish(process, 128 + number)
+    assert output.rstrip().endswith(f"{number.name}: stopped")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_first_session(env, tmp_path):
     """Train, train again, evaluate: what is said and what is left, and nothing else."""
@@ -116,7 +128,7 @@ def test_killed_run_continues_bit_for_bit(cache, tmp_path):
     fields, env = LONG | {"training__n_jitted_steps": 2}, runs.environment(cache)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs.finish(runs.start(runs.command(whole, **fields), env))
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)):
         process = runs.start(runs.command(killed, **fields), env)
         wait_for_new_checkpoint(killed, process)
         process.send_signal(number)

@@ -64,12 +64,15 @@ class Checkpoints:
     Two are kept so that the run can go back to the older one if the newest is damaged.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep_period: int) -> None:
+    def __init__(
+        self, directory: str | os.PathLike, keep_period: int, cleanup: bool = False
+    ) -> None:
         """Opens `directory`, and creates it if it does not exist.
 
         Args:
           directory: the folder of all checkpoints.
           keep_period: number of steps; checkpoints at its multiples are never deleted.
+          cleanup: remove what an interrupted save has left. No other process may be saving.
 
         Raises:
           ValueError: if `keep_period` is not positive.
@@ -84,7 +87,9 @@ class Checkpoints:
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.EveryNSteps(keep_period)]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, cleanup_tmp_directories=cleanup
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(
@@ -261,6 +266,9 @@ def check_config(saved: dict, current: dict, training: bool = True) -> list[str]
     old, new = _flatten(saved), _flatten(current)
     keys = [k for k in old | new if k not in old or k not in new or old[k] != new[k]]
     wrong = [k for k in keys if k in old and k in new and _must_agree(k, training)]
+    clips = [c.get("optim.grad_clip", 1) >= 0 for c in (old, new)]
+    if training and clips[0] != clips[1]:  # the state of the optimizer has another structure
+        wrong.append("optim.grad_clip")
     classes = [c.get("data.classes") for c in (old, new)]
     if training and new.get("model.num_classes") and all(classes) and classes[0] != classes[1]:
         wrong.append("data.classes")

@@ -41,10 +41,23 @@ _NON_TERMINAL_INTERVAL = 10.0  # seconds between two lines of a progress bar in 
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to stderr without breaking a progress bar."""
+    """Writes to stderr without breaking a progress bar.
+
+    Tracebacks that orbax logs in its threads are for the file: their error is raised again.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "absl" and record.exc_info:
+            return
         tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """Loses lines while the disk is full, instead of printing a traceback for each of them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def setup(workdir: str | os.PathLike) -> None:
@@ -89,7 +102,7 @@ def _is_superseded(handler: logging.Handler) -> bool:
 def _handlers(workdir: str | os.PathLike) -> list[logging.Handler]:
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "stdout.txt")
-    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return [_ConsoleHandler(), file]
 

@@ -1,0 +1,49 @@
+"""Errors of the system and of libraries become one sentence, and others keep their traceback."""
+
+import errno
+import sys
+import types
+
+import pytest
+
+from scorax.utils import programs
+
+SAID = [
+    (OSError(errno.EACCES, "Permission denied", "/run/a"), "/run/a: Permission denied"),
+    (IsADirectoryError(errno.EISDIR, "Is a directory", "b"), "b: Is a directory"),
+    (OSError(errno.ENOSPC, "No space left", "c"), "no space left on the device for c; free some"),
+    (
+        ValueError("Error writing: No space left on device [28]"),
+        "no space left on the device;",
+    ),
+    (MemoryError(), "out of memory; lower training.batch_size"),
+    (
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+        "out of memory (",
+    ),
+    (ValueError("model.nf=0 must be at least 1"), "model.nf=0 must be at least 1"),
+    (FloatingPointError("diverged"), "diverged"),
+]
+
+
+@pytest.mark.parametrize("error, said", SAID, ids=[type(e).__name__ for e, _ in SAID])
+def test_an_error_that_a_user_can_mend_is_a_sentence(error, said):
+    assert programs.explain(error).startswith(said)
+    assert "\n" not in programs.explain(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("x"), OSError("odd"), TypeError()])
+def test_other_errors_keep_their_traceback(error):
+    assert programs.explain(error) == ""
+
+
+def test_only_the_known_consequence_of_a_failed_write_is_dropped(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    known, other = (
+        types.SimpleNamespace(exc_value=RuntimeError(text))
+        for text in ("Event loop is closed", "another")
+    )
+    programs.print_unless_known(known)
+    programs.print_unless_known(other)
+    assert printed == [other]

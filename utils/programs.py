@@ -1,0 +1,70 @@
+"""How a program ends: its errors in one sentence, and its exit status."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from scorax.utils import signals
+
+_NO_SPACE = "; free some space, and the same command continues from the last checkpoint"
+_NO_MEMORY = (
+    "; lower training.batch_size or eval.batch_size, set model.remat=True, or use a smaller network"
+)
+
+
+def run_program(run: Callable[[], None]) -> None:
+    """Runs a program, and ends it with status 1 after an error, or 128 + signal after a signal."""
+    signals.stop_at_once()
+    sys.unraisablehook = print_unless_known
+    try:
+        run()
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command continues", 128 + signal.SIGINT)
+    except Exception as e:
+        if not (said := explain(e)):
+            raise
+        _leave(f"error: {said}", 1)
+    if signals.received():
+        sys.exit(128 + signals.received())
+
+
+def _leave(line: str, status: int) -> NoReturn:
+    """Prints a line and ends the process, without waiting for threads that write checkpoints.
+
+    After a failed write these would keep the process for minutes.
+    """
+    print(line, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    logging.shutdown()
+    os._exit(status)
+
+
+def explain(error: BaseException) -> str:
+    """Returns what happened and what to do; "" for an error that only its traceback explains.
+
+    Errors in the use of the program are ValueErrors with a full sentence. Others come from the
+    system, or from the libraries that write checkpoints and use the devices.
+    """
+    said = str(error).splitlines()[0] if str(error) else ""
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+        path = getattr(error, "filename", None)
+        return f"no space left on the device{f' for {path}' if path else ''}{_NO_SPACE}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error):
+        return f"out of memory{f' ({said})' if said else ''}{_NO_MEMORY}"
+    return str(error) if isinstance(error, ValueError | FloatingPointError) else ""
+
+
+def print_unless_known(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A `sys.unraisablehook` that drops what follows from a failed write.
+
+    The library that writes the arrays of a checkpoint tells each of its writers to stop, when the
+    loop that they belong to has already been closed.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
