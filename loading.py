@@ -41,6 +41,7 @@ from scorax.sde_lib import SDE, ScoreFn
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.config_files import read_config
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
+from scorax.utils.logging import read_json
 from scorax.utils.shapes import example_shape, model_shape
 from scorax.weights import formats
 from scorax.weights.readers import fitting_config, read_weights
@@ -459,7 +460,7 @@ def load_config(directory: str | os.PathLike) -> Config:
     path = pathlib.Path(directory, "config.json")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name the directory of a run")
-    return _filled(json.loads(path.read_text()), path)
+    return _filled(read_json(path), path)
 
 
 def _filled(saved: dict, path: str | os.PathLike) -> Config:

@@ -1,7 +1,6 @@
 """The tasks of `--mode eval`, which evaluate a checkpoint: each is a row of EVALUATORS."""
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +41,7 @@ from scorax.experiment import CLASSIFIER, ONE_LEVEL, SCORE, Experiment
 from scorax.likelihood import get_likelihood_fn
 from scorax.metrics.feature_sets import METRICS
 from scorax.solvers.probability_flow import get_encoder
+from scorax.utils.logging import read_json
 from scorax.utils.shapes import KINDS as _KINDS
 from scorax.utils.tables import lookup
 
@@ -123,12 +123,13 @@ def read_report(folder: str) -> Numbers:
     """
     path = os.path.join(folder, REPORT)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        report = read_json(path)
     except FileNotFoundError:
         return {}
-    except ValueError as e:
-        raise ValueError(f"{path} cannot be read ({e}); move it away") from e
+    settings = report.get("settings", {})
+    if not isinstance(settings, dict) or not all(isinstance(s, dict) for s in settings.values()):
+        raise ValueError(f"{path}: its settings are no settings of tasks; move it away")
+    return report
 
 
 KINDS = tuple(_KINDS)

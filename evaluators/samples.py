@@ -17,6 +17,7 @@ from scorax.evaluators.context import (
 )
 from scorax.evaluators.task import differences
 from scorax.utils import parallel
+from scorax.utils.images import load_npz
 from scorax.utils.rounds import Arrays
 
 ARCHIVE = "samples.npz"
@@ -72,8 +73,7 @@ def read_archive(folder: str) -> Arrays:
     path = os.path.join(folder, ARCHIVE)
     if not os.path.exists(path):
         return {}
-    with np.load(path) as arrays:
-        return dict(arrays)
+    return load_npz(path)
 
 
 def read_settings(folder: str) -> Numbers:
@@ -81,8 +81,7 @@ def read_settings(folder: str) -> Numbers:
     path = os.path.join(folder, ARCHIVE)
     if not os.path.exists(path):
         return {}
-    with np.load(path) as arrays:  # reads only the arrays that are accessed
-        return json.loads(str(arrays["settings"]))
+    return json.loads(str(load_npz(path, "settings")["settings"]))
 
 
 def _save_animation(context: TaskContext, frames: Sequence[np.ndarray]) -> None:

@@ -104,10 +104,12 @@ class Evaluator:
         """
         if self.name not in report:
             return ["no numbers of it"]
-        old, new = report.get("settings", {}).get(self.name, {}), settings
+        old, new = report.get("settings", {}).get(self.name), settings
         if self.made_with is not None:
             # An evaluation killed before it could write its report leaves newer files.
             old = self.made_with(folder)
+        if old is None:
+            return ["no settings of it"]
         if self.at_least and old.get(self.at_least, 0) >= new[self.at_least]:
             old = old | {self.at_least: new[self.at_least]}
         return differences(old, new)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import runs
-from scorax import run_lib
+from scorax import evaluators, run_lib
 from slow import but_slow
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -154,6 +154,49 @@ def test_evaluation_writes_samples_animation_and_report(run):
     assert len(np.unique(samples.reshape(12, -1), axis=0)) == 12
     assert Image.open(folder / "process.gif").n_frames == 3
     assert Image.open(folder / "samples.png").size[0] > 100
+
+
+DAMAGED = [
+    *(
+        ("report.json", text)
+        for text in (b"[]", b"null", b'{"settings": 3}', b'{"samples": ', None)
+    ),
+    *(("samples.npz", content) for content in (lambda x: x[: len(x) // 2], b"ab", None)),
+    *(("rounds/samples/settings.json", content) for content in (b"[]", b"x", None)),
+]
+
+
+@pytest.mark.parametrize("name, content", DAMAGED)
+def test_a_damaged_file_of_an_evaluation_is_named(run, tmp_path, name, content):
+    config, workdir, _ = run
+    run_lib.evaluate(config, str(workdir))
+    folder = shutil.copytree(workdir, tmp_path / "run") / "eval" / "step_8"
+    if name.startswith("rounds"):
+        (folder / "report.json").unlink()
+        (folder / "samples.npz").unlink()
+        name = os.path.relpath(evaluators.rounds_folder(str(folder), "samples"), folder)
+        name = os.path.join(name, "settings.json")
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    else:
+        path.write_bytes(content(path.read_bytes()) if callable(content) else content)
+    with pytest.raises(ValueError, match=f"^{path}.*move it away") as error:
+        run_lib.evaluate(config, str(tmp_path / "run"))
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_without_settings_are_computed_again(run, tmp_path):
+    config, workdir, _ = run
+    config = runs.get_config(eval={"tasks": ("loss",)})
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    report = workdir / "eval" / "step_8" / "report.json"
+    first = run_lib.evaluate(config, str(workdir))
+    report.write_text(json.dumps({"loss": {"loss": 0.0}}))
+    assert run_lib.evaluate(config, str(workdir))["loss"] == first["loss"]
+    assert "because of no settings of it" in (workdir / "stdout.txt").read_text()
 
 
 def test_another_config_is_refused_and_changes_nothing(run, tmp_path):

@@ -105,7 +105,7 @@ def _check_settings(config: ml_collections.ConfigDict, folder: Path) -> None:
     settings = {**config.simulation.to_dict(), "size": size, "seed": config.seed}
     path = folder / "simulation.json"
     if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path)
         changed = [f"{k}: {old.get(k)} -> {v}" for k, v in settings.items() if old.get(k) != v]
         if changed:
             raise ValueError(
@@ -113,8 +113,7 @@ def _check_settings(config: ml_collections.ConfigDict, folder: Path) -> None:
                 "move it away, or set another data.dir"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(json.dumps(settings, indent=2).encode()))
+    write_json(path, settings)
 
 
 def _simulate(settings: str, numbers: list[int]) -> int:

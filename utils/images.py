@@ -7,6 +7,8 @@ grey, side by side. Files are written atomically, so that no partial file appear
 
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -133,6 +135,22 @@ def save_npz(path: str | os.PathLike, /, **arrays: np.ndarray) -> None:
     """Writes named arrays, compressed, for `numpy.load`."""
     host = {name: np.asarray(x) for name, x in arrays.items()}
     write_atomically(path, lambda file: np.savez_compressed(file, **host))
+
+
+def load_npz(path: str | os.PathLike, *names: str) -> dict[str, np.ndarray]:
+    """Returns the named arrays of a file that `save_npz` has written, or all of them.
+
+    Raises:
+      ValueError: if the file is damaged, or lacks one of them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names or arrays.files}
+    except (EOFError, IsADirectoryError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+        said = "it is no file of arrays" if "pickle" in str(e) else str(e)
+        raise ValueError(
+            f"{path} is damaged ({said}); move it away, and the same command makes it anew"
+        ) from e
 
 
 def _check(images: np.ndarray, what: str, ndim: int) -> np.ndarray:

@@ -199,6 +199,22 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no file, or holds anything but a JSON object.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (IsADirectoryError, ValueError) as e:
+        raise ValueError(f"{path} cannot be read ({e}); move it away") from e
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {str(content)[:40]!r}, but no JSON object; move it away")
+    return content
+
+
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Calls `write(file)` on a temporary file beside `path`, then renames it to `path`.
 

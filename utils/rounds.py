@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from scorax.utils import parallel
-from scorax.utils.images import save_npz
-from scorax.utils.logging import write_json
+from scorax.utils.images import load_npz, save_npz
+from scorax.utils.logging import read_json, write_json
 from scorax.utils.signals import StopSignal
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def run_rounds(
             if parallel.any_process(stop.received is not None):
                 raise Stopped(f"round {i + 1} of {rounds}")
     parallel.any_process(False)  # all processes wait until the primary one has written
-    parts = [_load(path) for path in paths]
+    parts = [load_npz(path) for path in paths]
     return {name: np.concatenate([p[name] for p in parts])[:size] for name in parts[0]}
 
 
@@ -71,9 +71,8 @@ def _open(folder: str | os.PathLike, settings: dict[str, Any]) -> None:
     """Removes rounds that were made with other settings, and writes the settings."""
     path, settings = os.path.join(folder, "settings.json"), json.loads(json.dumps(settings))
     if os.path.exists(path):
-        with open(path) as file:
-            if json.load(file) == settings:
-                return
+        if read_json(path) == settings:
+            return
         _log.info("%s: made with other settings, so its rounds are computed again", folder)
     shutil.rmtree(folder, ignore_errors=True)
     write_json(path, settings)
@@ -90,8 +89,3 @@ def _missing(paths: list[str]) -> Iterator[int]:
             _log.info("continuing at round %d of %d", i + 1, len(paths))
             kept = 0
         yield i
-
-
-def _load(path: str) -> Arrays:
-    with np.load(path) as arrays:
-        return dict(arrays)

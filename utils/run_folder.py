@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import logging
 import os
 import pathlib
@@ -11,6 +10,7 @@ import platform
 from collections.abc import Iterator
 
 from scorax.utils import parallel
+from scorax.utils.logging import read_json
 
 _FOLDERS = ("checkpoints", "samples", "tensorboard")
 _FILES = ("config.json", "versions.json", "stdout.txt")
@@ -101,10 +101,10 @@ def set_aside_if_damaged(path: str | os.PathLike) -> None:
     """Renames a JSON file that cannot be read to `<path>.damaged`, before it is written anew."""
     path = pathlib.Path(path)
     try:
-        readable = not path.exists() or isinstance(json.loads(path.read_text()), dict)
+        read_json(path)
+    except FileNotFoundError:
+        pass
     except ValueError:
-        readable = False
-    if not readable:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
         _log.warning("%s could not be read; it is now %s, and is written anew", path, aside)
