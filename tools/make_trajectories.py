@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from scorax.configs import base
 from scorax.utils import command_line
-from scorax.utils.logging import write_atomically
+from scorax.utils.logging import read_json, write_atomically, write_json
 
 SHARES = {"train": 0.8, "valid": 0.9, "test": 1.0}  # where each file ends
 
