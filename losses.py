@@ -264,8 +264,8 @@ def get_step_fn(
       axis_name: mapped axis to average over; None if the step is not mapped.
 
     Returns:
-      A pure function `(state, batch) -> (state, metrics)`; metrics are "loss" and "grad_norm"
-      (before clipping).
+      A pure function `(state, batch) -> (state, metrics)`; metrics are "loss", "grad_norm" (before
+      clipping) and "skipped": 1 if one of these is not finite. Then only the step counter moves.
     """
 
     def step_fn(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -279,7 +279,10 @@ def get_step_fn(
         n = state.step + 1
         params_ema = ema_update(state.params_ema, params, ema_decay(n, ema_rate, ema_warmup))
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return State(n, params, opt_state, model_state, params_ema), metrics
+        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
+        new = State(n, params, opt_state, model_state, params_ema)
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state.replace(step=n))
+        return kept, metrics | {"skipped": 1 - finite}
 
     return step_fn
 

@@ -5,6 +5,7 @@ A run is a directory:
     config.json versions.json stdout.txt    the config, package versions, and the log
     tensorboard/                            scalars and pictures
     checkpoints/STEP/                       see utils/checkpoints.py
+    skipped.npz                             the last batch whose loss was not finite, if any
     samples/step_STEP.png                   samples drawn during training and at its end; for a
                                             noise classifier, a plot of its accuracy
     eval/                                   results of `evaluate`, a folder for each checkpoint
@@ -19,7 +20,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -40,6 +41,7 @@ from scorax.experiment import CLASSIFIER, Experiment, build
 from scorax.utils import parallel
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.data_range import get_data_inverse_scaler
+from scorax.utils.images import save_npz
 from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
 from scorax.utils.pictures import get_pictures
 from scorax.utils.rounds import Stopped
@@ -74,6 +76,7 @@ class Run:
         self._schedule = losses.get_schedule(experiment.config)
         self._sampler: BatchSampler | None = None
         self._curve: AccuracyCurve | None = None
+        self._skipped = 0  # since this process started
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
@@ -94,18 +97,37 @@ class Run:
         line = "step %d: training_loss %.5e, %.2f steps/s"
         log.info(line, step, metrics["loss"], scalars["steps_per_second"])
 
-    def check_finite(self, step: int, what: str, value: Any) -> None:
-        """Stops a training run that has diverged, before its state is saved.
+    def check_skipped(self, step: int, skipped: np.ndarray, batch: losses.Batch) -> None:
+        """Counts the steps of a call that were skipped, and keeps the last batch of that kind.
+
+        Args:
+          step: number of steps done after the call.
+          skipped: (n_jitted_steps,), 1 for a step that was skipped.
+          batch: what the call was given.
 
         Raises:
-          FloatingPointError: if an array in the pytree `value` has a NaN or an infinity.
+          FloatingPointError: if `training.max_skipped` is exceeded.
         """
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(value)):
-            raise FloatingPointError(
-                f"{what} is not finite at step {step}, which is not saved; lower optim.lr: the "
-                f"same command with --config.optim.lr={self.config.optim.lr / 4:g} continues from "
-                f"step {self.checkpoints.latest_step() or 0}"
-            )
+        if not skipped.any():
+            return
+        self._skipped += int(skipped.sum())
+        path, most = os.path.join(self.workdir, "skipped.npz"), self.config.training.max_skipped
+        if parallel.is_primary():
+            save_npz(path, step=np.array(step), **batch)
+        line = f"the loss or its gradient is not finite at step {step}; its batch is in {path}"
+        if self._skipped <= most:
+            log.warning("%s, and it is skipped (%d of %d)", line, self._skipped, most)
+        else:
+            self._stop(f"{line}, and training.max_skipped={most} is exceeded")
+
+    def _stop(self, line: str) -> NoReturn:
+        """Raises the error of a training run that has diverged."""
+        lr = self.config.optim.lr
+        raise FloatingPointError(
+            f"{line}; lower optim.lr: the same command with "
+            f"--config.optim.lr={lr / 4 if lr < 0.01 else 2e-4:g} continues from step "
+            f"{self.checkpoints.latest_step() or 0}"
+        )
 
     def save(self, state: losses.State, next_batch: int) -> None:
         """Writes a checkpoint.
@@ -114,7 +136,8 @@ class Run:
           FloatingPointError: if a parameter is not finite.
         """
         step = int(state.step)
-        self.check_finite(step, "a parameter", state.params)
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
+            self._stop(f"a parameter is not finite at step {step}, which is not saved")
         self.checkpoints.save(step, state, {"next_batch": next_batch}, self.config)
 
     def sample_path(self, step: int) -> str:
@@ -324,7 +347,7 @@ def _train_steps(
     p_step, p_eval = _get_mapped_steps(run.experiment)
     p_state = parallel.replicate(state)
     due = lambda every: step % every == 0  # noqa: E731
-    metrics = None
+    metrics = previous = None
     with progress_bar(t.n_iters, step, "training") as bar:
         while True:
             batch = [next(iterator) for _ in range(n)]
@@ -332,17 +355,17 @@ def _train_steps(
             p_state, new_metrics = p_step(p_state, parallel.split_over_devices(batch, n))
             # Waits for the previous step only, which keeps the device busy and the host close by.
             if metrics is not None:
-                loss = _last(metrics)["loss"]
-                run.check_finite(step, "the training loss", loss)
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                done = _on_host(metrics)
+                run.check_skipped(step, done["skipped"], previous)
+                bar.set_postfix(loss=f"{done['loss'][-1]:.4g}", refresh=False)
             else:
                 jax.block_until_ready(new_metrics)
                 bar.unpause()  # compile time must not affect the estimate of the remaining time
                 run.restart_clock(step + n)
-            metrics, step = new_metrics, step + n
+            metrics, previous, step = new_metrics, batch, step + n
             bar.update(n)
             if due(t.log_freq):
-                run.log_metrics(step, _last(metrics))
+                run.log_metrics(step, {k: float(v[-1]) for k, v in _on_host(metrics).items()})
             if due(t.eval_freq):
                 batch = parallel.split_over_devices(held_out[step // t.eval_freq - 1])
                 loss = parallel.unreplicate(p_eval(p_state, batch))
@@ -383,9 +406,9 @@ def _get_mapped_steps(experiment: Experiment) -> tuple[Callable, Callable]:
     return p_step, parallel.map_over_devices(eval_one)
 
 
-def _last(metrics: dict[str, jax.Array]) -> dict[str, float]:
-    """The metrics of the last step in a call, as numbers on the host."""
-    return {k: float(np.asarray(v)[-1]) for k, v in parallel.unreplicate(metrics).items()}
+def _on_host(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The metrics of all steps in a call, (n_jitted_steps,) each."""
+    return jax.tree.map(np.asarray, parallel.unreplicate(metrics))
 
 
 def evaluate(

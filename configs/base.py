@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     t.p_std = 1.2  # objective "edm": standard deviation of log sigma
     t.batch_size = 128  # over all devices and processes
     t.n_iters = 1_300_000  # training steps
+    t.max_skipped = 10  # steps skipped because loss or gradient are not finite; with more it stops
     t.n_jitted_steps = 1  # steps in one call of the compiled function
     t.log_freq = 50  # steps between log lines and scalars
     t.eval_freq = 100  # steps between evaluations of the loss on one held-out batch

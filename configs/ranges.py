@@ -117,6 +117,7 @@ RULES: dict[str, Rule] = {
     "training.p_std": Number(1e-6, 50),
     "training.batch_size": count(1, 10**6),
     "training.n_iters": count(1),
+    "training.max_skipped": count(0),
     "training.n_jitted_steps": count(1, 10**6),
     "training.log_freq": count(1),
     "training.eval_freq": count(1),

@@ -115,20 +115,40 @@ def test_signal_saves_and_stops(number, tmp_path, monkeypatch):
     assert signal.getsignal(number) == handler
 
 
-@pytest.mark.slow
-def test_diverged_run_stops_before_it_saves(tmp_path, monkeypatch):
+def spoil(monkeypatch, first, last):
+    """Makes some of the batches, by number from 0, all NaN."""
     get_iterator = run_lib.get_iterator
 
     def get_broken_iterator(dataset, config):
-        def spoil(batch):
-            bad = np.where(batch["index"].max() >= 5 * 8, np.nan, 1)
-            return batch | {"image": (batch["image"] * bad).astype(np.float32)}
+        def spoiled(batch):
+            k = batch["index"].max() // config.training.batch_size
+            added = np.float32(np.nan if first <= k <= last else 0)
+            return batch | {"image": batch["image"] + added}
 
-        return get_iterator(dataset.map(spoil), config)
+        return get_iterator(dataset.map(spoiled), config)
 
     monkeypatch.setattr(run_lib, "get_iterator", get_broken_iterator)
-    with pytest.raises(FloatingPointError, match="not finite at step 6.*continues from step 4"):
-        run_lib.train(runs.get_config(), str(tmp_path))
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_its_batch_kept(run, tmp_path, monkeypatch):
+    spoil(monkeypatch, 3, 3)
+    state = run_lib.train(run[0], str(tmp_path))
+    assert int(state.step) == 8
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    line = f"is not finite at step 4; its batch is in {tmp_path}/skipped.npz, and it is skipped (1 "
+    assert line in (tmp_path / "stdout.txt").read_text()
+    with np.load(tmp_path / "skipped.npz") as kept:
+        assert int(kept["step"]) == 4 and not np.isfinite(kept["image"]).all()
+        np.testing.assert_array_equal(kept["index"].ravel(), np.arange(24, 32))
+    assert list(runs.scalars(tmp_path, "training_loss")) == [2, 4, 6, 8]
+
+
+def test_diverged_run_stops_before_it_saves(tmp_path, monkeypatch):
+    spoil(monkeypatch, 5, 99)
+    config = runs.get_config(training={"max_skipped": 0}, optim={"lr": 100.0})
+    message = "not finite at step 6; .*max_skipped=0 is exceeded; .*lr=0.0002 continues from step 4"
+    with pytest.raises(FloatingPointError, match=message):
+        run_lib.train(config, str(tmp_path))
     assert steps_saved(tmp_path) == [4]
 
 
