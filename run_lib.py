@@ -138,6 +138,7 @@ class Run:
         step = int(state.step)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
             self._stop(f"a parameter is not finite at step {step}, which is not saved")
+        self.writer.flush()  # what a run that is killed has logged before its last checkpoint stays
         self.checkpoints.save(step, state, {"next_batch": next_batch}, self.config)
 
     def sample_path(self, step: int) -> str:

@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_collections
@@ -74,6 +75,19 @@ def finish(process: subprocess.Popen, code: int = 0) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     return output
+
+
+def wait_for_checkpoint(workdir, process):
+    """Returns as soon as the run has saved a checkpoint that was not there."""
+    folder = workdir / "checkpoints"
+
+    def steps():
+        return {path.name for path in folder.glob("*") if path.name.isdigit()}
+
+    before, until = steps(), time.monotonic() + 200
+    while steps() <= before:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.002)
 
 
 def scalars(workdir: Path, name: str) -> dict[int, float]:

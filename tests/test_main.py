@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -130,7 +129,7 @@ def test_killed_run_continues_bit_for_bit(cache, tmp_path):
     runs.finish(runs.start(runs.command(whole, **fields), env))
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)):
         process = runs.start(runs.command(killed, **fields), env)
-        wait_for_new_checkpoint(killed, process)
+        runs.wait_for_checkpoint(killed, process)
         process.send_signal(number)
         output = runs.finish(process, code)
         assert "Traceback" not in output
@@ -145,16 +144,3 @@ def test_killed_run_continues_bit_for_bit(cache, tmp_path):
     losses = runs.scalars(whole, "training_loss")
     assert len(losses) == 10
     assert runs.scalars(killed, "training_loss") == losses
-
-
-def wait_for_new_checkpoint(workdir, process):
-    """Returns as soon as the run has saved a checkpoint that was not there."""
-    folder = workdir / "checkpoints"
-
-    def steps():
-        return {path.name for path in folder.glob("*") if path.name.isdigit()}
-
-    before, until = steps(), time.monotonic() + 200
-    while steps() <= before:
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.002)

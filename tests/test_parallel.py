@@ -1,5 +1,7 @@
 """The same run on any number of devices and processes."""
 
+import contextlib
+import signal
 import socket
 
 import jax
@@ -104,8 +106,9 @@ def test_devices_do_not_change_the_run(on_one, cache, tmp_path):
     assert_same_losses(tmp_path, on_one)
 
 
-def run_two_processes(arguments, cache):
-    """Runs the command as two processes of two devices each; returns what each of them said."""
+@contextlib.contextmanager
+def two_processes(arguments, cache):
+    """The command as two processes of two devices each."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
@@ -113,10 +116,16 @@ def run_two_processes(arguments, cache):
     envs = [runs.environment(cache, 2, **number, JAX_PROCESS_ID=i) for i in "01"]
     processes = [runs.start(arguments, env) for env in envs]
     try:
-        return [runs.finish(process) for process in processes]
+        yield processes
     finally:
         for process in processes:
             process.kill()
+
+
+def run_two_processes(arguments, cache):
+    """Runs the command in two processes; returns what each of them said."""
+    with two_processes(arguments, cache) as processes:
+        return [runs.finish(process) for process in processes]
 
 
 @pytest.mark.slow
@@ -136,3 +145,16 @@ def test_two_processes_train_evaluate_and_are_continued_by_one(on_one, cache, tm
     command = runs.command(tmp_path, **FIELDS | {"training__n_iters": 6})
     output = runs.finish(runs.start(command, runs.environment(cache)))
     assert "step 4 of 6" in output and "finished: step 6 of 6" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_a_process_ends_the_other_at_once(victim, cache, tmp_path):
+    fields = FIELDS | {"training__n_iters": 4000, "training__snapshot_freq_for_preemption": 2}
+    with two_processes(runs.command(tmp_path, **fields), cache) as processes:
+        runs.wait_for_checkpoint(tmp_path, processes[0])
+        processes[victim].send_signal(signal.SIGKILL)
+        output, _ = processes[1 - victim].communicate(timeout=20)
+        assert processes[1 - victim].returncode == 1
+    assert f"error: process {victim} of 2 has ended before its work was done; see" in output
+    assert "stack trace" not in output

@@ -14,6 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from scorax.utils import peers
+
 Tree = Any
 AXIS = "batch"  # name of the axis that train and eval steps are mapped over
 
@@ -38,6 +40,13 @@ def initialize() -> None:
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     ):
         jax.distributed.initialize()
+    if jax.process_count() > 1:
+        peers.watch_peers(jax.process_index(), jax.process_count(), _broadcast)
+
+
+def _broadcast(numbers: list[int]) -> list[int]:
+    """Returns the numbers of the primary process. All processes must call it."""
+    return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
 
 
 def _env_number(name: str) -> int | None:
