@@ -55,6 +55,7 @@ def run() -> None:
     from scorax import run_lib  # imported late, because --help needs no JAX
     from scorax.utils import parallel
 
+    programs.keep_compiled()
     parallel.initialize()
     workdir = FLAGS.workdir or default_workdir(config_flags.get_config_filename(FLAGS["config"]))
     if FLAGS.mode == "train":

@@ -349,6 +349,8 @@ def _train_steps(
     p_state = parallel.replicate(state)
     due = lambda every: step % every == 0  # noqa: E731
     metrics = previous = None
+    log.info("compiling the training step, or reading it from the cache")
+    began = time.monotonic()
     with progress_bar(t.n_iters, step, "training") as bar:
         while True:
             batch = [next(iterator) for _ in range(n)]
@@ -361,6 +363,7 @@ def _train_steps(
                 bar.set_postfix(loss=f"{done['loss'][-1]:.4g}", refresh=False)
             else:
                 jax.block_until_ready(new_metrics)
+                log.info("the first step took %.1f s with it", time.monotonic() - began)
                 bar.unpause()  # compile time must not affect the estimate of the remaining time
                 run.restart_clock(step + n)
             metrics, previous, step = new_metrics, batch, step + n

@@ -1,11 +1,14 @@
 """Errors of the system and of libraries become one sentence, and others keep their traceback."""
 
 import errno
+import os
+import subprocess
 import sys
 import types
 
 import pytest
 
+import runs
 from scorax.utils import programs
 
 SAID = [
@@ -47,3 +50,20 @@ def test_only_the_known_consequence_of_a_failed_write_is_dropped(monkeypatch):
     programs.print_unless_known(known)
     programs.print_unless_known(other)
     assert printed == [other]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_compiled_programs_are_kept_in_the_users_cache(named, tmp_path):
+    code = "import jax; from scorax.utils.programs import keep_compiled; keep_compiled(); "
+    code += "print(jax.config.jax_compilation_cache_dir)"
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    env["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "own")
+    if not named:
+        del env["JAX_COMPILATION_CACHE_DIR"]
+    command = [sys.executable, "-c", code]
+    folder = subprocess.run(command, cwd=runs.ROOT, env=env, capture_output=True, text=True).stdout
+    if named:
+        assert folder.strip() == str(tmp_path / "own") and not (tmp_path / "cache").exists()
+    else:
+        kept = [str(path) for path in (tmp_path / "cache" / "scorax").iterdir()]
+        assert kept == [folder.strip()]

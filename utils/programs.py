@@ -1,10 +1,14 @@
-"""How a program ends: its errors in one sentence, and its exit status."""
+"""How a program starts and ends: what it keeps, its errors in one sentence, its exit status."""
 
+import contextlib
 import errno
 import logging
 import os
+import pathlib
+import platform
 import signal
 import sys
+import zlib
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -32,8 +36,34 @@ def run_program(run: Callable[[], None]) -> None:
         sys.exit(128 + signals.received())
 
 
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache folder, so that the next start compiles nothing.
+
+    `JAX_COMPILATION_CACHE_DIR` names another folder, and `JAX_ENABLE_COMPILATION_CACHE=false` turns
+    it off. Programs for CPUs run on CPUs with the same instructions only, so these name the folder.
+    """
+    import jax  # late, because a command line that is wrong needs no JAX
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = pathlib.Path(cache, "scorax", f"compiled-{_instructions():08x}")
+        with contextlib.suppress(OSError):  # a home that cannot be written to
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _instructions() -> int:
+    """A number for the instructions that this CPU has."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return zlib.crc32(platform.platform().encode())
+    flags = {line for line in lines if line.lower().startswith(("flags", "features"))}
+    return zlib.crc32("".join(sorted(flags)).encode())
+
+
 def _leave(line: str, status: int) -> NoReturn:
-    """Prints a line and ends the process, without waiting for threads that write checkpoints.
+    """Prints a line and ends the process without waiting for threads that write checkpoints.
 
     After a failed write these would keep the process for minutes.
     """
