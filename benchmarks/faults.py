@@ -33,8 +33,8 @@ def main() -> None:
     """Prints a line for each life, and the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--longest", type=float, default=18.0, help="seconds of a life")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--longest", type=float, default=40.0, help="seconds of a life")
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     draw = random.Random(args.seed)

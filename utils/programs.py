@@ -50,6 +50,8 @@ def keep_compiled() -> None:
         with contextlib.suppress(OSError):  # a home that cannot be written to
             folder.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
+            # Small ones too: the start of a run compiles hundreds.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _instructions() -> int:
