@@ -272,6 +272,20 @@ def test_equal_configs_have_no_differences():
     assert check_config(saved, config.to_dict()) == []
 
 
+def test_clipping_can_be_changed_but_not_turned_off_within_a_run():
+    saved, config = pair()
+    for value in (0.5, -1.0):
+        config.optim.grad_clip = value
+        assert len(check_config(saved, config.to_dict(), training=False)) == 1
+    with pytest.raises(ValueError, match="optim.grad_clip is -1.0, the checkpoint has 1.0"):
+        check_config(saved, config.to_dict())
+    config.optim.grad_clip = 0.5
+    assert check_config(saved, config.to_dict()) == ["optim.grad_clip: 1.0 -> 0.5"]
+    del saved["optim"]["grad_clip"]
+    config.optim.grad_clip = -1.0
+    assert check_config(saved, config.to_dict()) == ["optim.grad_clip: (not there) -> -1.0"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "for_evaluation"),
     [

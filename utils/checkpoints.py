@@ -266,8 +266,8 @@ def check_config(saved: dict, current: dict, training: bool = True) -> list[str]
     old, new = _flatten(saved), _flatten(current)
     keys = [k for k in old | new if k not in old or k not in new or old[k] != new[k]]
     wrong = [k for k in keys if k in old and k in new and _must_agree(k, training)]
-    clips = [c.get("optim.grad_clip", 1) >= 0 for c in (old, new)]
-    if training and clips[0] != clips[1]:  # the state of the optimizer has another structure
+    clips = {c["optim.grad_clip"] >= 0 for c in (old, new) if "optim.grad_clip" in c}
+    if training and len(clips) > 1:  # the state of the optimizer has another structure
         wrong.append("optim.grad_clip")
     classes = [c.get("data.classes") for c in (old, new)]
     if training and new.get("model.num_classes") and all(classes) and classes[0] != classes[1]:
