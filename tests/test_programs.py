@@ -9,7 +9,7 @@ import types
 import pytest
 
 import runs
-from scorax.utils import programs
+from scorax.utils import peers, programs
 
 SAID = [
     (OSError(errno.EACCES, "Permission denied", "/run/a"), "/run/a: Permission denied"),
@@ -67,3 +67,14 @@ def test_compiled_programs_are_kept_in_the_users_cache(named, tmp_path):
     else:
         kept = [str(path) for path in (tmp_path / "cache" / "scorax").iterdir()]
         assert kept == [folder.strip()]
+
+
+def test_a_primary_process_without_an_address_does_not_let_the_others_wait(monkeypatch, caplog):
+    def fail(name):
+        raise OSError("no address")
+
+    told = []
+    monkeypatch.setattr("socket.gethostbyname", fail)
+    peers.watch_peers(0, 2, told.append)
+    assert told == [[0] * 5]
+    assert "noticed late, because of: no address" in caplog.text

@@ -44,7 +44,11 @@ def _accept(count: int, broadcast: Broadcast) -> dict[int, socket.socket]:
     """Of the primary process: a connection to each of the others, by their numbers."""
     found: dict[int, socket.socket] = {}
     with socket.create_server(("", 0)) as server:
-        host = socket.gethostbyname(socket.gethostname())
+        try:
+            host = socket.gethostbyname(socket.gethostname())
+        except OSError:
+            broadcast([0] * 5)  # the others wait for it, and will find nobody there
+            raise
         broadcast([*map(int, host.split(".")), server.getsockname()[1]])
         server.settimeout(_TIMEOUT)
         while len(found) < count - 1:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Iterator
+from typing import TextIO
 
 from scorax.utils import parallel
 from scorax.utils.logging import read_json
@@ -81,7 +82,7 @@ def claim(workdir: str | os.PathLike) -> Iterator[None]:
         yield
 
 
-def _lock(file: "os.PathLike") -> str:
+def _lock(file: TextIO) -> str:
     """Locks an open file and writes this process into it; returns who holds the lock instead."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
