@@ -167,21 +167,29 @@ def test_guided_score_is_the_posterior_score(name, method):
 
 
 @pytest.mark.parametrize("sigma", [0.5, 3.0])
-def test_a_jacobian_that_is_not_symmetric_is_inverted(sigma):
-    """As that of a network: here with directions of no curvature and of a negative one."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_jacobian_that_is_not_symmetric_is_inverted(sigma, dtype):
+    """As that of a network: here with directions of no curvature and of a negative one.
+
+    Rounding costs as many digits as the condition of the covariance has, up to 5 here.
+    """
     m, noise = 4, 0.05
     jacobian = np.diag([-0.02, 0.0, 0.3, 0.6]) + 0.3 * np.triu(np.ones((m, m)), 1)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, m)), rng.normal(size=(1, m))
-    coefficients = (jnp.ones(1), jnp.full((1,), sigma))
-    sde = SimpleNamespace(marginal_coeffs=lambda t: coefficients)
-    matrix = jnp.asarray((jacobian - np.eye(m)).T / sigma**2, jnp.float32)  # x_hat = jacobian x
-    method = MMPS(sde, lambda x: x, jnp.asarray(y, jnp.float32), noise, iterations=m)
-    guided = method(lambda x, t: jnp.matmul(x, matrix))(jnp.asarray(x, jnp.float32), jnp.zeros(2))
+    matrix = (jacobian - np.eye(m)).T / sigma**2  # x_hat = jacobian x
+    with jax.enable_x64(dtype == np.float64):
+        coefficients = (jnp.ones(1, dtype), jnp.full((1,), sigma, dtype))
+        sde = SimpleNamespace(marginal_coeffs=lambda t: coefficients)
+        method = MMPS(sde, lambda x: x, jnp.asarray(y, dtype), noise, iterations=m)
+        guided = method(lambda x, t: jnp.matmul(x, jnp.asarray(matrix, dtype)))
+        found = np.asarray(guided(jnp.asarray(x, dtype), jnp.zeros(2, dtype)))
+    assert found.dtype == dtype
     covariance = noise**2 * np.eye(m) + sigma**2 * jacobian.T
     weighed = np.linalg.solve(covariance, (y - x @ jacobian.T).T).T
-    expected = x @ np.asarray(matrix, np.float64) + weighed @ jacobian
-    np.testing.assert_allclose(guided, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    expected = x @ matrix + weighed @ jacobian
+    rounding = np.finfo(dtype).eps * np.linalg.cond(covariance)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rounding * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", list(SDES))
