@@ -29,6 +29,7 @@ from scorax.sde_lib import SDE, ScoreFn, get_sde
 from scorax.solvers.probability_flow import ERROR_CONTROLS
 from scorax.utils import parallel, schedules
 from scorax.utils.embeddings import EMBEDDINGS, get_embedding, get_padding
+from scorax.utils.strategies import STRATEGIES
 from scorax.utils.tables import check_name
 
 # What a network can be trained to be, in words for error messages such as "... needs {SCORE}".
@@ -40,6 +41,7 @@ _NETWORKS = {"last_level": ONE_LEVEL, "classifier": CLASSIFIER}
 
 # Names that are looked up only by some networks, samplers and tasks: a misspelt one is always told.
 _NAMES = {
+    "parallel.strategy": STRATEGIES,
     "sampling.grid": solvers.TIME_GRIDS,
     "sampling.ode_solver": solvers.ODE_SOLVERS,
     "sampling.error_control": ERROR_CONTROLS,
@@ -294,12 +296,13 @@ def _check_names(config: ml_collections.ConfigDict) -> None:
 
 def _check_counts(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError unless batches split over devices and intervals into jitted calls."""
-    parallel.local_batch_size(config.training.batch_size, "training.batch_size")
+    t = config.training
+    parallel.local_batch_size(t.batch_size, "training.batch_size", t.accumulate)
     parallel.local_batch_size(config.eval.batch_size, "eval.batch_size")
-    n = config.training.n_jitted_steps
+    n = t.n_jitted_steps
     intervals = ("log_freq", "eval_freq", "snapshot_freq", "snapshot_freq_for_preemption")
     for key in ("n_iters", *intervals):
-        value = config.training[key]
+        value = t[key]
         if n < 1 or value < 1 or value % n:
             raise ValueError(
                 f"training.{key}={value} must be a positive multiple of "

@@ -246,6 +246,42 @@ def init_state(params: Tree, model_state: Tree, optimizer: optax.GradientTransfo
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), model_state, params_ema)
 
 
+def get_grad_fn(loss_fn: LossFn, accumulate: int = 1) -> Callable:
+    """The loss and its gradient by the parameters, from one part of the batch after the other.
+
+    Activations then take the memory of one part, and the result is the same up to rounding, except
+    for dropout masks, which are drawn for each part.
+
+    Args:
+      loss_fn: the loss of a batch, a mean over its examples.
+      accumulate: number of parts, which must divide the number of examples.
+
+    Returns:
+      `(rng, params, model_state, batch) -> ((loss, model_state), gradient)`.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
+    if accumulate == 1:
+        return grad_fn
+
+    def accumulated(rng: jax.Array, params: Tree, model_state: Tree, batch: Batch) -> tuple:
+        # Part k has the examples k, k + n, ..., so that each device has its share of every part.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+
+        def add(total: tuple, part: Batch) -> tuple:
+            model_state, *sums = total
+            (loss, model_state), grads = grad_fn(rng, params, model_state, part)
+            return (model_state, *jax.tree.map(jnp.add, sums, [loss, grads])), None
+
+        start = model_state, jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        (model_state, *sums), _ = lax.scan(add, start, parts)
+        loss, grads = jax.tree.map(lambda x: x / accumulate, sums)
+        return (loss, model_state), grads
+
+    return accumulated
+
+
 def get_step_fn(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -253,6 +289,7 @@ def get_step_fn(
     ema_rate: float,
     ema_warmup: bool = False,
     axis_name: str | None = None,
+    accumulate: int = 1,
 ) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """The training step: one update of the parameters.
 
@@ -262,15 +299,17 @@ def get_step_fn(
       seed: seed of the noise.
       ema_rate, ema_warmup: see `ema_decay`.
       axis_name: mapped axis to average over; None if the step is not mapped.
+      accumulate: see `get_grad_fn`.
 
     Returns:
       A pure function `(state, batch) -> (state, metrics)`; metrics are "loss", "grad_norm" (before
       clipping) and "skipped": 1 if one of these is not finite. Then only the step counter moves.
     """
 
+    grad_fn = get_grad_fn(loss_fn, accumulate)
+
     def step_fn(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
         (loss, model_state), grads = grad_fn(rng, state.params, state.model_state, batch)
         if axis_name is not None:
             loss, grads = lax.pmean((loss, grads), axis_name)

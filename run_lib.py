@@ -5,6 +5,7 @@ A run is a directory:
     config.json versions.json stdout.txt    the config, package versions, and the log
     tensorboard/                            scalars and pictures
     checkpoints/STEP/                       see utils/checkpoints.py
+    profile/                                a trace of `training.profile_steps` steps, if any
     skipped.npz                             the last batch whose loss was not finite, if any
     samples/step_STEP.png                   samples drawn during training and at its end; for a
                                             noise classifier, a plot of its accuracy
@@ -18,8 +19,6 @@ import logging
 import os
 import pathlib
 import shutil
-import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -38,11 +37,13 @@ from scorax.datasets import (
 )
 from scorax.evaluators import EVALUATORS, AccuracyCurve, BatchSampler
 from scorax.experiment import CLASSIFIER, Experiment, build
+from scorax.steps import Steps
 from scorax.utils import parallel
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.images import save_npz
 from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
+from scorax.utils.meter import Meter, Trace
 from scorax.utils.pictures import get_pictures
 from scorax.utils.rounds import Stopped
 from scorax.utils.run_folder import check_folder, claim, set_aside_if_damaged
@@ -65,6 +66,7 @@ class Run:
       checkpoints: the checkpoints of the run.
       pictures: how examples are shown.
       writer: writes scalars and pictures for TensorBoard.
+      meter: measures the speed.
     """
 
     def __init__(
@@ -77,21 +79,15 @@ class Run:
         self._sampler: BatchSampler | None = None
         self._curve: AccuracyCurve | None = None
         self._skipped = 0  # since this process started
-        self.restart_clock(start)
-
-    def restart_clock(self, step: int) -> None:
-        """Excludes the time up to now from the next measurement of steps per second."""
-        self._clock = time.monotonic(), step
+        self.meter = Meter(start, self.config.training.batch_size)
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of the last step, the learning rate and the speed."""
-        then, step_then = self._clock
-        self.restart_clock(step)
         scalars = {
             "training_loss": metrics["loss"],
             "grad_norm": metrics["grad_norm"],
             "learning_rate": float(self._schedule(step - 1)),
-            "steps_per_second": (step - step_then) / (time.monotonic() - then),
+            **self.meter.read(step),
         }
         self.writer.scalars(step, scalars)
         line = "step %d: training_loss %.5e, %.2f steps/s"
@@ -152,7 +148,7 @@ class Run:
             self._plot_accuracy(rng, state)
         else:
             self._draw_samples(rng, state)
-        self.restart_clock(int(state.step))
+        self.meter.restart(int(state.step))
 
     def _plot_accuracy(self, rng: jax.Array, state: losses.State) -> None:
         """Plots accuracy against noise level; TensorBoard gets the mean over the levels."""
@@ -344,42 +340,41 @@ def _train_steps(
 ) -> losses.State:
     """Takes the remaining steps, and calls the methods of `run` at their intervals."""
     t = run.config.training
-    n, step = t.n_jitted_steps, int(state.step)
-    p_step, p_eval = _get_mapped_steps(run.experiment)
-    p_state = parallel.replicate(state)
+    n, step, meter = t.n_jitted_steps, int(state.step), run.meter
+    steps = Steps(run.experiment, state)
     due = lambda every: step % every == 0  # noqa: E731
     metrics = previous = None
-    log.info("compiling the training step, or reading it from the cache")
-    began = time.monotonic()
-    with progress_bar(t.n_iters, step, "training") as bar:
+    trace = Trace(os.path.join(run.workdir, "profile"), t.profile_steps)
+    with progress_bar(t.n_iters, step, "training") as bar, contextlib.closing(trace):
         while True:
-            batch = [next(iterator) for _ in range(n)]
-            batch = jax.tree.map(lambda *x: np.concatenate(x), *batch)
-            p_state, new_metrics = p_step(p_state, parallel.split_over_devices(batch, n))
+            with meter.waiting():
+                batches = [next(iterator) for _ in range(n)]
+            batch = jax.tree.map(lambda *x: np.concatenate(x), *batches)
+            trace.step()
+            new_metrics = steps.train(batch)
             # Waits for the previous step only, which keeps the device busy and the host close by.
             if metrics is not None:
-                done = _on_host(metrics)
+                done = steps.on_host(metrics)
                 run.check_skipped(step, done["skipped"], previous)
                 bar.set_postfix(loss=f"{done['loss'][-1]:.4g}", refresh=False)
             else:
                 jax.block_until_ready(new_metrics)
-                log.info("the first step took %.1f s with it", time.monotonic() - began)
                 bar.unpause()  # compile time must not affect the estimate of the remaining time
-                run.restart_clock(step + n)
+                meter.flops = steps.flops
+                meter.restart(step + n)
             metrics, previous, step = new_metrics, batch, step + n
             bar.update(n)
             if due(t.log_freq):
-                run.log_metrics(step, {k: float(v[-1]) for k, v in _on_host(metrics).items()})
+                run.log_metrics(step, {k: float(v[-1]) for k, v in steps.on_host(metrics).items()})
             if due(t.eval_freq):
-                batch = parallel.split_over_devices(held_out[step // t.eval_freq - 1])
-                loss = parallel.unreplicate(p_eval(p_state, batch))
+                loss = steps.evaluate(held_out[step // t.eval_freq - 1])
                 run.writer.scalars(step, {"eval_loss": loss})
             stopping = stop.received is not None
             if parallel.process_count() > 1:
                 stopping = due(t.log_freq) and parallel.any_process(stopping)
             last = stopping or step >= t.n_iters
             if last or due(t.snapshot_freq_for_preemption) or due(t.snapshot_freq):
-                state = jax.device_get(parallel.unreplicate(p_state))
+                state = steps.state()
                 run.save(state, iterator.get_state())
             if last:
                 break
@@ -387,32 +382,6 @@ def _train_steps(
                 run.draw(state)
                 bar.unpause()
     return state
-
-
-def _get_mapped_steps(experiment: Experiment) -> tuple[Callable, Callable]:
-    """The train step (`n_jitted_steps` of them per call) and the eval step, over all devices."""
-    config = experiment.config
-    step_fn = losses.get_step_fn(
-        experiment.loss_fn(train=True),
-        experiment.optimizer,
-        config.seed,
-        config.model.ema_rate,
-        config.model.ema_warmup,
-        parallel.AXIS,
-    )
-    step_fn = losses.repeat_step(step_fn, config.training.n_jitted_steps)
-    eval_fn = losses.get_eval_step_fn(experiment.loss_fn(train=False), config.seed, parallel.AXIS)
-
-    def eval_one(state: losses.State, batches: losses.Batch) -> jax.Array:
-        return eval_fn(state, jax.tree.map(lambda x: x[0], batches))
-
-    p_step = parallel.map_over_devices(step_fn, donate_argnums=(0,))
-    return p_step, parallel.map_over_devices(eval_one)
-
-
-def _on_host(metrics: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """The metrics of all steps in a call, (n_jitted_steps,) each."""
-    return jax.tree.map(np.asarray, parallel.unreplicate(metrics))
 
 
 def evaluate(

@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     t.p_mean = -1.2  # objective "edm": mean of log sigma
     t.p_std = 1.2  # objective "edm": standard deviation of log sigma
     t.batch_size = 128  # over all devices and processes
+    t.accumulate = 1  # parts of a batch whose gradients are computed one after the other
     t.n_iters = 1_300_000  # training steps
     t.max_skipped = 10  # steps skipped because loss or gradient are not finite; with more it stops
     t.n_jitted_steps = 1  # steps in one call of the compiled function
@@ -34,6 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
     t.snapshot_freq_for_preemption = 10_000  # steps between checkpoints that replace each other
     t.init_from = ""  # start from these weights: a run, exported or published ones; "": at random
     t.snapshot_sampling = True  # draw a grid of samples with every kept checkpoint
+    t.profile_steps = 0  # steps whose trace is written for TensorBoard's profiler; 0: none
+
+    c.parallel = p = ml_collections.ConfigDict()
+    p.strategy = "pmap"  # "sharded": each device holds a part of the state, for big networks
 
     c.sampling = s = ml_collections.ConfigDict()
     s.method = "pc"  # a row of sampling.SAMPLERS

@@ -22,8 +22,16 @@ TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 ROOMS = [
     *("utils", "configs", "data_sources", "sde_lib", "datasets", "models", "noise_levels"),
     *("weights", "losses", "solvers", "likelihood", "sampling", "conditioning"),
-    *("controllable_generation", "experiment", "loading", "metrics", "conversion", "evaluators"),
-    *("run_lib", "main", "tools", "benchmarks"),
+    *(
+        "controllable_generation",
+        "experiment",
+        "steps",
+        "loading",
+        "metrics",
+        "conversion",
+        "evaluators",
+    ),
+    *("evaluators", "run_lib", "main", "tools", "benchmarks"),
 ]
 # What of this project a module, or all modules of a package, may import at most besides itself.
 ARRAYS = {"utils.arrays", "utils.tables"}

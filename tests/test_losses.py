@@ -28,6 +28,7 @@ from scorax.losses import (
     ema_decay,
     ema_update,
     get_eval_step_fn,
+    get_grad_fn,
     get_optimizer,
     get_schedule,
     get_sde_loss_fn,
@@ -47,6 +48,8 @@ from scorax.noise_levels import (
     uniform_levels,
 )
 from scorax.sde_lib import SDES, VESDE, VPSDE, SigmaPowerSDE, get_sde
+from scorax.utils import parallel, strategies
+from scorax.utils.strategies import STRATEGIES
 from slow import but_slow, crossed
 
 ALL = pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=list(SDES))
@@ -442,26 +445,66 @@ def assert_states_close(a: State, b: State):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", but_slow([1, 2, 8], lambda n: n == 2))
-def test_the_mapped_step_is_the_single_step(devices):
+STRATEGY_CASES = [
+    ("pmap", 1, 1),
+    ("pmap", 8, 1),
+    ("sharded", 8, 1),
+    ("pmap", 2, 4),
+    ("sharded", 2, 2),
+    ("sharded", 4, 2),
+    ("sharded", 1, 8),
+]
+
+
+@pytest.mark.parametrize(
+    "name, devices, accumulate", but_slow(STRATEGY_CASES, lambda case: case[1] in (2, 4))
+)
+def test_every_strategy_takes_the_same_steps(name, devices, accumulate, monkeypatch):
     """Plain SGD, because Adam would hide a gradient that is off by a factor."""
     assert jax.device_count() == 8, "conftest asks for eight virtual devices"
+    monkeypatch.setattr(strategies, "_SMALL", 0)  # split what can be split
     loss_fn, _ = small()
     optimizer, state = sgd_state()
     expected, expected_metrics = run_single()
-    step_fn = get_step_fn(loss_fn, optimizer, 7, 0.9, axis_name="batch")
-    mapped = jax.pmap(step_fn, axis_name="batch", devices=jax.devices()[:devices])
-    state = jax.tree.map(lambda x: jnp.stack([x] * devices), state)
-    for i in range(3):
-        batch = make_batch(8, 8 * i)
-        state, metrics = mapped(
-            state, jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    with parallel.on(jax.devices()[:devices]):
+        strategy = STRATEGIES[name]()
+        step_fn = get_step_fn(
+            strategy.wrap(loss_fn), optimizer, 7, 0.9, False, strategy.axis_name, accumulate
         )
-        np.testing.assert_allclose(metrics["loss"], float(expected_metrics[i]["loss"]), rtol=1e-5)
-        norm = float(expected_metrics[i]["grad_norm"])
-        np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
-    for device in range(devices):
-        assert_states_close(jax.tree.map(lambda x, d=device: x[d], state), expected)
+        batches = [make_batch(8, 8 * i) for i in range(3)]
+        batches = [strategy.split(jax.tree.map(np.asarray, batch)) for batch in batches]
+        state = strategy.place(state)
+        step = strategy.compile(repeat_step(step_fn, 1), state, batches[0], donate=True)
+        for i in range(3):
+            state, metrics = step(state, batches[i])
+            for key, value in strategy.fetch(metrics).items():
+                np.testing.assert_allclose(value, [expected_metrics[i][key]], rtol=1e-5)
+        kernel = state.params["conv_0"]["kernel"]  # (3, 3, 2, 8)
+        assert len(kernel.sharding.device_set) == devices
+        assert_states_close(strategy.fetch(state), expected)
+        if name == "pmap":  # all replicas are the same, bit for bit
+            for x in jax.tree.leaves(state):
+                np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
+        else:
+            assert kernel.addressable_shards[0].data.size == kernel.size // devices
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_gradients_are_accumulated_over_parts_of_the_batch(accumulate):
+    """The gradient of the whole batch, from parts that are no larger than asked for."""
+    loss_fn, params = small()
+    sizes = []
+
+    def watched(rng, params, model_state, batch):
+        sizes.append(len(batch["index"]))
+        return loss_fn(rng, params, model_state, batch)
+
+    rng, batch = jax.random.key(3), make_batch(8)
+    expected = get_grad_fn(loss_fn)(rng, params, {}, batch)
+    found = jax.jit(get_grad_fn(watched, accumulate))(rng, params, {}, batch)
+    assert set(sizes) == {8 // accumulate}
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 def test_training_moves_parameters_and_average():

@@ -16,6 +16,7 @@ from scorax.utils import parallel
 TRAINING = {"n_iters": 4, "log_freq": 1, "eval_freq": 4, "snapshot_freq_for_preemption": 2}
 TRAINING |= {"snapshot_sampling": False}
 FIELDS = {f"training__{name}": value for name, value in TRAINING.items()}
+FIELDS |= {"model__nf": 24}  # with arrays that are worth splitting
 
 
 def test_split_keeps_the_order_of_examples():
@@ -145,6 +146,19 @@ def test_two_processes_train_evaluate_and_are_continued_by_one(on_one, cache, tm
     command = runs.command(tmp_path, **FIELDS | {"training__n_iters": 6})
     output = runs.finish(runs.start(command, runs.environment(cache)))
     assert "step 4 of 6" in output and "finished: step 6 of 6" in output
+
+
+@pytest.mark.slow
+def test_a_sharded_run_is_the_same_run(on_one, cache, tmp_path):
+    """Two processes shard the state; one process continues with whole copies, and evaluates."""
+    fields = FIELDS | {"parallel__strategy": "sharded"}
+    first, _ = run_two_processes(runs.command(tmp_path, **fields), cache)
+    assert "finished: step 4 of 4" in first
+    assert_same_losses(tmp_path, on_one)
+    command = runs.command(tmp_path, **FIELDS | {"training__n_iters": 6})
+    output = runs.finish(runs.start(command, runs.environment(cache)))
+    assert "parallel.strategy: sharded -> pmap" in output
+    assert "finished: step 6 of 6" in output
 
 
 @pytest.mark.slow

@@ -12,12 +12,12 @@ import pathlib
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import absl.logging
-import jax
 import numpy as np
 import tensorboardX
 import tqdm
@@ -36,6 +36,7 @@ _PACKAGES = (
     "numpy",
     "ml_collections",
 )
+_log = logging.getLogger(__name__)
 _HANDLER = "utils.logging"  # name of the handlers that setup() adds
 _NON_TERMINAL_INTERVAL = 10.0  # seconds between two lines of a progress bar in a file
 
@@ -193,6 +194,32 @@ def progress_bar(total: int, initial: int = 0, desc: str = "") -> tqdm.tqdm:
     )
 
 
+@contextlib.contextmanager
+def clock(what: str) -> Iterator[None]:
+    """Says what is being done, shows for how long on a terminal, and logs how long it took."""
+    _log.info("%s", what)
+    began, done = time.monotonic(), threading.Event()
+
+    def show() -> None:
+        bar = tqdm.tqdm(
+            desc=what, bar_format="{desc}: {elapsed}", leave=False, delay=1, file=sys.stderr
+        )
+        with bar:
+            while not done.wait(0.5):
+                bar.update()
+
+    thread = threading.Thread(target=show, daemon=True)
+    if parallel.is_primary() and sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
+    _log.info("done in %.1f s: %s", time.monotonic() - began, what)
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Writes `content`, of JSON types, as an indented JSON file, atomically."""
     text = json.dumps(content, indent=2) + "\n"
@@ -239,7 +266,7 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         **packages,
         "platform": platform.platform(),
-        "device_kind": jax.local_devices()[0].device_kind,
+        "device_kind": parallel.device_kind(),
         "device_count": parallel.device_count(),
         "process_count": parallel.process_count(),
         "commit": _commit(pathlib.Path(__file__).resolve().parent.parent),

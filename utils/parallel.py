@@ -4,8 +4,9 @@ The examples of a training batch do not depend on the hardware: process p of P p
 examples p, p + P, p + 2P, ... of the batch, and splits them in order over its local devices.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from scorax.utils import peers
 
 Tree = Any
 AXIS = "batch"  # name of the axis that train and eval steps are mapped over
+_chosen: list[jax.Device] = []  # by `on`
 
 
 def initialize() -> None:
@@ -71,57 +73,95 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+@contextlib.contextmanager
+def on(devices: Sequence[jax.Device]) -> Iterator[None]:
+    """Uses these devices of this process, or compiles for devices that are not there."""
+    _chosen[:] = devices
+    try:
+        yield
+    finally:
+        _chosen.clear()
+
+
+def devices() -> list[jax.Device]:
+    """Returns the devices of all processes, or those that `on` has chosen."""
+    return _chosen or jax.devices()
+
+
+def local_devices() -> list[jax.Device]:
+    """Returns the devices of this process, or those that `on` has chosen."""
+    return _chosen or jax.local_devices()
+
+
 def device_count() -> int:
     """Returns the number of devices of all processes."""
-    return jax.device_count()
+    return len(devices())
 
 
-def local_batch_size(batch_size: int, field: str) -> int:
+def device_kind() -> str:
+    """Returns the name of the kind of device, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+    return devices()[0].device_kind
+
+
+def peak_memory() -> int:
+    """Returns the most bytes that were in use on a device; 0 where the device does not tell."""
+    return (local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def mesh() -> Mesh:
+    """Returns all devices in one row, along the axis AXIS."""
+    return Mesh(np.array(devices()), (AXIS,))
+
+
+def local_batch_size(batch_size: int, field: str, accumulate: int = 1) -> int:
     """Returns how many examples of a batch of `batch_size` this process reads.
 
     Args:
       batch_size: number of examples over all processes.
       field: config key of the batch size, for the message.
+      accumulate: number of parts into which each device splits its share.
 
     Raises:
-      ValueError: if the batch cannot be split evenly over the devices.
+      ValueError: if the batch cannot be split evenly.
     """
-    if batch_size < 1 or batch_size % jax.device_count():
+    n = device_count() * accumulate
+    if batch_size < 1 or batch_size % n:
+        parts = f" and training.accumulate={accumulate} parts" if accumulate > 1 else ""
         raise ValueError(
-            f"{field}={batch_size} cannot be split evenly over {jax.device_count()} devices; "
-            f"set a positive multiple of {jax.device_count()}"
+            f"{field}={batch_size} cannot be split evenly over {device_count()} devices{parts}; "
+            f"set a positive multiple of {n}"
         )
     return batch_size // jax.process_count()
 
 
 def map_over_devices(step: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
     """`jax.pmap` of a step over all devices of all processes, along the axis `AXIS`."""
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=donate_argnums)
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=donate_argnums, devices=_chosen or None)
 
 
 def split_over_devices(batch: Tree, n_steps: int = 1) -> Tree:
-    """Splits n_steps consecutive batches (n_steps * D * b, *S) over the D local devices.
+    """Splits n_steps consecutive batches (n_steps * d * b, *S) over the d local devices.
 
     Returns:
-      Arrays (D, n_steps, b, *S).
+      Arrays (D, n_steps, b, *S), over the D devices of all processes.
     """
-    d = jax.local_device_count()
+    d = len(local_devices())
 
-    def split(x: np.ndarray) -> np.ndarray:
-        return x.reshape(n_steps, d, -1, *x.shape[1:]).swapaxes(0, 1)
+    def split(x: np.ndarray) -> jax.Array:
+        x = x.reshape(n_steps, d, -1, *x.shape[1:]).swapaxes(0, 1)
+        return jax.make_array_from_process_local_data(batch_sharding(), x)
 
     return jax.tree.map(split, batch)
 
 
 def replicate(tree: Tree) -> Tree:
-    """Copies every leaf to each local device, along a new leading axis."""
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), (AXIS,))
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    """Copies every leaf, the same on every process, to each device, along a new leading axis."""
+    n = device_count()
 
     def copy(x: Any) -> jax.Array:
         x = np.asarray(x)
-        return jax.device_put(np.broadcast_to(x, (len(devices), *x.shape)), sharding)
+        copies = np.broadcast_to(x, (n, *x.shape))
+        return jax.make_array_from_callback(copies.shape, batch_sharding(), copies.__getitem__)
 
     return jax.tree.map(copy, tree)
 
@@ -134,7 +174,7 @@ def unreplicate(tree: Tree) -> Tree:
 
 def batch_sharding() -> NamedSharding:
     """Returns the sharding that splits the leading axis over all devices of all processes."""
-    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
+    return NamedSharding(mesh(), PartitionSpec(AXIS))
 
 
 def shard_batch(x: jax.Array) -> jax.Array:
