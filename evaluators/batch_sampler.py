@@ -37,6 +37,7 @@ class BatchSampler:
         self,
         experiment: Experiment,
         get_sampler: Callable[[Observer | None], Callable] | None = None,
+        observed: bool = True,
     ) -> None:
         """Builds the sampler.
 
@@ -45,6 +46,7 @@ class BatchSampler:
           get_sampler: observer -> `(rng, score_fn, shape, *given) -> (samples, nfe)`, where `given`
             are the arrays passed with each batch and score_fn takes class labels (B,) as the
             keyword `labels`. None: the configured sampler, without further arrays.
+          observed: show progress and keep frames, if one process samples alone.
         """
         config = experiment.config
         self._batch_size = config.eval.batch_size
@@ -52,7 +54,7 @@ class BatchSampler:
         self.frames: list[np.ndarray] = []
         self._bar, self._failed = None, None
         # A callback in a program that spans several processes would involve all of them.
-        observer = self._observe if parallel.process_count() == 1 else None
+        observer = self._observe if observed and parallel.process_count() == 1 else None
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
         sampler = (get_sampler or unconditional)(observer)
         shape = (self._batch_size, *model_shape(config))
@@ -97,6 +99,10 @@ class BatchSampler:
         """`nfe`, `compile_seconds` and `seconds` of the last batch, as arrays of a round."""
         return {k: np.array([getattr(self, k)]) for k in ("nfe", "compile_seconds", "seconds")}
 
+    def compile(self, rng: Any, state: losses.State, given: Sequence[Any] = ()) -> Any:
+        """Compiles the sampler for these arrays, or for their shapes."""
+        return self._sample.lower(rng, state.params_ema, state.model_state, *given).compile()
+
     def __call__(
         self,
         rng: jax.Array,
@@ -121,7 +127,7 @@ class BatchSampler:
         arguments = rng, state.params_ema, state.model_state, *given
         begin, self.compile_seconds = time.monotonic(), 0.0
         if self._compiled is None:
-            self._compiled = self._sample.lower(*arguments).compile()
+            self._compiled = self.compile(rng, state, given)
             self.compile_seconds = time.monotonic() - begin
             begin = time.monotonic()
         self.frames.clear()

@@ -177,6 +177,11 @@ def batch_sharding() -> NamedSharding:
     return NamedSharding(mesh(), PartitionSpec(AXIS))
 
 
+def whole_on_each(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Returns the shape of an array that lies as a whole on each device."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh(), PartitionSpec()))
+
+
 def shard_batch(x: jax.Array) -> jax.Array:
     """Splits the examples of x: (B, *S) over all devices; to be called inside jit."""
     return jax.lax.with_sharding_constraint(x, batch_sharding())
