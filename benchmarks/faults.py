@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FIELDS = {
+    "optim.schedule": "constant",  # so that the steps do not depend on n_iters
     "training.log_freq": 1,
     "training.eval_freq": 10**6,
     "training.snapshot_freq": 10**6,

@@ -42,14 +42,16 @@ def test_utilization_and_memory_where_they_are_known(clock, monkeypatch):
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_trace_has_the_steps_asked_for(steps, tmp_path, monkeypatch):
-    seen, step = [], 0
-    monkeypatch.setattr(meter.jax.profiler, "start_trace", lambda path: seen.append((path, step)))
-    monkeypatch.setattr(meter.jax.profiler, "stop_trace", lambda: seen.append(("stop", step)))
+    seen = []
+    monkeypatch.setattr(meter.jax.profiler, "start_trace", seen.append)
+    monkeypatch.setattr(meter.jax.profiler, "stop_trace", lambda: seen.append("stop"))
     trace = Trace(str(tmp_path), steps)
-    for step in range(20):
+    for k in range(20):
         trace.step()
+        seen.append(k)  # the step itself
     trace.close()
-    assert seen == ([(str(tmp_path), 5), ("stop", 8)] if steps else [])
+    traced = [str(tmp_path), *range(5, 8), "stop"] if steps else [5, 6, 7]
+    assert seen == [*range(5), *traced, *range(8, 20)]
 
 
 def test_a_trace_ends_with_the_training(tmp_path, monkeypatch):
