@@ -3,7 +3,7 @@
 A run is a directory:
 
     config.json versions.json stdout.txt    the config, package versions, and the log
-    tensorboard/                            scalars and pictures
+    tensorboard/ wandb.json                 scalars and pictures, and their run in `training.wandb`
     checkpoints/STEP/                       see utils/checkpoints.py
     profile/                                a trace of `training.profile_steps` steps, if any
     skipped.npz                             the last batch whose loss was not finite, if any
@@ -42,12 +42,13 @@ from scorax.utils import parallel
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.images import save_npz
-from scorax.utils.logging import MetricWriter, logging_errors, progress_bar, versions, write_json
+from scorax.utils.logging import logging_errors, progress_bar, versions, write_json
 from scorax.utils.meter import Meter, Trace
 from scorax.utils.pictures import get_pictures
 from scorax.utils.rounds import Stopped
 from scorax.utils.run_folder import check_folder, claim, set_aside_if_damaged
 from scorax.utils.signals import StopSignal
+from scorax.utils.writers import MetricWriter, check_project
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Run:
     Attributes:
       checkpoints: the checkpoints of the run.
       pictures: how examples are shown.
-      writer: writes scalars and pictures for TensorBoard.
+      writer: writes scalars and pictures for TensorBoard, and Weights & Biases if asked for.
       meter: measures the speed.
     """
 
@@ -74,7 +75,8 @@ class Run:
     ) -> None:
         self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
         self.checkpoints, self.pictures = checkpoints, get_pictures(experiment.config.data.kind)
-        self.writer = MetricWriter(os.path.join(workdir, "tensorboard"), start)
+        project, facts = self.config.training.wandb, self.config.to_dict()
+        self.writer = MetricWriter(workdir, start, project, facts)
         self._schedule = losses.get_schedule(experiment.config)
         self._sampler: BatchSampler | None = None
         self._curve: AccuracyCurve | None = None
@@ -176,7 +178,7 @@ class Run:
             log.info("samples of step %d: %s", step, self.sample_path(step))
 
     def write_picture(self, step: int, name: str, x: np.ndarray) -> None:
-        """Shows examples in TensorBoard."""
+        """Shows examples beside the scalars."""
         self.writer.images(step, name, self.pictures.draw(x[:64], None, None))
 
     def finish(self, state: losses.State) -> None:
@@ -212,6 +214,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
       FloatingPointError: if training diverges.
     """
     check_folder(workdir)
+    check_project(config.training.wandb)
     source = get_source(config, "train")
     config = _with_facts(config, source)
     experiment = _build(config)

@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     t.snapshot_freq_for_preemption = 10_000  # steps between checkpoints that replace each other
     t.init_from = ""  # start from these weights: a run, exported or published ones; "": at random
     t.snapshot_sampling = True  # draw a grid of samples with every kept checkpoint
+    t.wandb = ""  # project of Weights & Biases that is logged to as well; "": TensorBoard alone
     t.profile_steps = 0  # steps whose trace is written for TensorBoard's profiler; 0: none
 
     c.parallel = p = ml_collections.ConfigDict()

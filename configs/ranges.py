@@ -126,6 +126,7 @@ RULES: dict[str, Rule] = {
     "training.snapshot_freq_for_preemption": count(1),
     "training.init_from": text,
     "training.snapshot_sampling": switch,
+    "training.wandb": text,
     "training.profile_steps": count(0, 1000),
     "parallel.strategy": text,
     "sampling.method": text,

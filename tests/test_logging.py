@@ -1,19 +1,14 @@
-"""Log file, TensorBoard files, progress bar, JSON, versions."""
+"""Log file, progress bar, JSON, versions."""
 
 import importlib.metadata
 import json
 import logging
 import re
-import struct
 import subprocess
 import sys
 
 import absl.logging
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from PIL import Image
-from tensorboardX.proto import event_pb2
 
 from scorax.utils import checkpoints, parallel
 from scorax.utils import logging as run_logging
@@ -85,57 +80,10 @@ def test_libraries_and_absl_are_quiet(tmp_path, capsys, root_logger):
 def test_other_processes_write_nothing(tmp_path, capsys, secondary):
     run_logging.setup(tmp_path / "log")
     logging.getLogger("run_lib").warning("not here")
-    writer = run_logging.MetricWriter(tmp_path / "tb")
-    writer.scalars(1, {"loss": 1.0})
-    writer.images(1, "samples", np.zeros((2, 2), np.uint8))
-    writer.flush()
-    writer.close()
     with run_logging.progress_bar(10) as bar:
         bar.update(10)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr() == ("", "")
-
-
-def read_events(path):
-    """Event protos of a file of records: length, its checksum, data, its checksum."""
-    content, start = path.read_bytes(), 0
-    while start < len(content):
-        (length,) = struct.unpack_from("<Q", content, start)
-        yield event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
-        start += length + 16
-
-
-def test_tensorboard_files_hold_what_was_written(tmp_path):
-    writer = run_logging.MetricWriter(tmp_path)
-    writer.scalars(3, {"loss": jnp.float32(0.5), "lr": 1e-3})
-    writer.scalars(4, {"loss": np.array([0.25])[0]})
-    grid = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    writer.images(4, "samples", grid)
-    writer.images(4, "gray", grid[..., 0])
-    writer.close()
-    (path,) = tmp_path.iterdir()
-    values = [(e.step, v) for e in read_events(path) for v in e.summary.value]
-    scalars = [(s, v.tag, v.simple_value) for s, v in values if not v.HasField("image")]
-    assert scalars == [(3, "loss", 0.5), (3, "lr", np.float32(1e-3)), (4, "loss", 0.25)]
-    pictures = {v.tag: (s, v.image) for s, v in values if v.HasField("image")}
-    assert {k: s for k, (s, _) in pictures.items()} == {"samples": 4, "gray": 4}
-    png = tmp_path / "x.png"
-    png.write_bytes(pictures["samples"][1].encoded_image_string)
-    assert np.array_equal(np.asarray(Image.open(png)), grid)
-    png.write_bytes(pictures["gray"][1].encoded_image_string)
-    assert np.array_equal(np.asarray(Image.open(png).convert("L")), grid[..., 0])
-
-
-@pytest.mark.parametrize(("start", "hidden_from"), [(0, 0), (7, 8)])
-def test_a_resumed_run_hides_later_points(tmp_path, start, hidden_from):
-    for start_step in (0, start):
-        writer = run_logging.MetricWriter(tmp_path, start_step)
-        writer.scalars(start_step + 1, {"loss": 1.0})
-        writer.close()
-    first, second = sorted(tmp_path.iterdir())  # the order in which TensorBoard reads them
-    starts = [e for e in read_events(second) if e.session_log.status == e.session_log.START]
-    assert [e.step for e in starts if e.HasField("session_log")] == [hidden_from]
-    assert [e.step for e in read_events(first) if e.summary.value] == [1]
 
 
 def test_progress_bar_in_a_file(capsys):

@@ -1,4 +1,4 @@
-"""Output of a run: console, log file, TensorBoard, progress bar, JSON files.
+"""Output of a run: console, log file, progress bar, JSON files.
 
 In a run of several processes, only the primary process produces output.
 """
@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import absl.logging
-import numpy as np
-import tensorboardX
 import tqdm
 
 from scorax.utils import parallel
@@ -120,51 +118,6 @@ def logging_errors(workdir: str) -> Iterator[None]:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(record)
         raise
-
-
-class MetricWriter:
-    """Writes scalars and pictures for TensorBoard; does nothing on non-primary processes."""
-
-    def __init__(self, directory: str | os.PathLike, start_step: int = 0) -> None:
-        """Opens a new event file in `directory`.
-
-        Args:
-          directory: the folder for TensorBoard.
-          start_step: number of steps done when the run starts or resumes. TensorBoard then hides
-            values that an interrupted run has written for later steps.
-        """
-        self._writer = None
-        if parallel.is_primary():
-            purge_step = start_step + 1 if start_step else 0
-            # Names of event files have a resolution of one second; the suffix makes them unique.
-            self._writer = tensorboardX.SummaryWriter(
-                os.fspath(directory),
-                purge_step=purge_step,
-                flush_secs=10,
-                filename_suffix=f".{time.time_ns()}",
-            )
-
-    def scalars(self, step: int, values: dict[str, Any]) -> None:
-        """Writes numbers, or arrays that hold a single number, under their names."""
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, float(value), step)
-
-    def images(self, step: int, name: str, grid: np.ndarray) -> None:
-        """Writes one picture, uint8 (H, W) or (H, W, 3)."""
-        if self._writer:
-            axes = "HW" if grid.ndim == 2 else "HWC"
-            self._writer.add_image(name, grid, step, dataformats=axes)
-
-    def flush(self) -> None:
-        """Writes everything to disk now; otherwise this happens every 10 seconds."""
-        if self._writer:
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Flushes, and ends the thread that writes."""
-        if self._writer:
-            self._writer.close()
 
 
 def progress_bar(total: int, initial: int = 0, desc: str = "") -> tqdm.tqdm:
