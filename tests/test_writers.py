@@ -13,7 +13,6 @@ from tensorboardX.proto import event_pb2
 import runs
 from scorax import run_lib
 from scorax.utils import parallel, writers
-from scorax.utils.logging import read_json
 from scorax.utils.writers import MetricWriter, TensorBoard, check_project
 
 
@@ -65,6 +64,9 @@ def wandb(monkeypatch):
     said = []
 
     class Run:
+        def __init__(self, name):
+            self.id = name
+
         def define_metric(self, name, step_metric=None):
             said.append(("axis", name, step_metric))
 
@@ -76,12 +78,14 @@ def wandb(monkeypatch):
 
     def init(**options):
         said.append(("init", options))
-        return Run()
+        if options["project"] == "forbidden":
+            raise module.Error("permission denied")
+        return Run(options["id"] or "3x1")
 
     module = types.ModuleType("wandb")
     module.__spec__ = types.SimpleNamespace()
-    module.util = types.SimpleNamespace(generate_id=lambda: f"id{len(said)}")
     module.init, module.Image = init, lambda grid: ("image", grid.shape)
+    module.Error = type("Error", (Exception,), {})
     monkeypatch.setitem(sys.modules, "wandb", module)
     return said
 
@@ -94,7 +98,7 @@ def test_a_run_is_continued_in_its_project(wandb, tmp_path):
         writer.flush()
         writer.close()
     options = [told[1] for told in wandb if told[0] == "init"]
-    assert [o["id"] for o in options] == [read_json(tmp_path / "wandb.json")["id"]] * 2
+    assert [o["id"] for o in options] == [None, "3x1"]
     assert options[0]["project"] == "digits" and options[0]["resume"] == "allow"
     assert options[0]["config"] == {"seed": 1} and options[0]["dir"] == str(tmp_path)
     logged = [told[1] for told in wandb if told[0] == "log"]
@@ -113,6 +117,11 @@ def test_training_logs_to_both(wandb, tmp_path):
         logged["training_loss"]["training_loss"]
     )
     assert wandb[-1] == "finish"
+
+
+def test_a_refusal_is_a_sentence(wandb, tmp_path):
+    with pytest.raises(ValueError, match="Biases: permission denied; log in with `wandb login`"):
+        MetricWriter(str(tmp_path), project="forbidden")
 
 
 def test_a_package_that_is_not_there_is_told_before_anything_else(tmp_path, monkeypatch):

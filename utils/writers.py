@@ -56,20 +56,30 @@ class WeightsAndBiases:
     """
 
     def __init__(self, project: str, workdir: str, config: dict[str, Any]) -> None:
-        """Starts, or continues, the run whose number is kept in `workdir/wandb.json`."""
+        """Starts, or continues, the run whose name there is kept in `workdir/wandb.json`.
+
+        Raises:
+          ValueError: if that fails.
+        """
         import wandb  # optional, and slow to import
 
         self._wandb, path = wandb, os.path.join(workdir, "wandb.json")
-        known = read_json(path) if os.path.exists(path) else {"id": wandb.util.generate_id()}
-        write_json(path, known)
-        self._run = wandb.init(
-            project=project,
-            id=known["id"],
-            resume="allow",
-            dir=workdir,
-            name=os.path.relpath(workdir),
-            config=config,
-        )
+        known = read_json(path) if os.path.exists(path) else {}
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=known.get("id"),
+                resume="allow",
+                dir=workdir,
+                name=os.path.relpath(workdir),
+                config=config,
+            )
+        except wandb.Error as e:
+            raise ValueError(
+                f"Weights & Biases: {str(e).rstrip('.')}; log in with `wandb login`, set WANDB_MODE=offline, or set "
+                "training.wandb=''"
+            ) from e
+        write_json(path, {"id": self._run.id})
         self._run.define_metric("training_step")
         self._run.define_metric("*", step_metric="training_step")
 
