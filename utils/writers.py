@@ -76,8 +76,8 @@ class WeightsAndBiases:
             )
         except wandb.Error as e:
             raise ValueError(
-                f"Weights & Biases: {str(e).rstrip('.')}; log in with `wandb login`, set WANDB_MODE=offline, or set "
-                "training.wandb=''"
+                f"Weights & Biases: {str(e).rstrip('.')}; log in with `wandb login`, set "
+                "WANDB_MODE=offline, or set training.wandb=''"
             ) from e
         write_json(path, {"id": self._run.id})
         self._run.define_metric("training_step")
