@@ -49,7 +49,7 @@ def write_images(folder: Path, count: int, size: int) -> list[bytes]:
     for label, file in enumerate(files):
         writer.write(file, label)
     writer.close()
-    info = {"size": size, "channels": 3, "splits": {"train": writer.shards}}
+    info = {"size": size, "channels": 3, "classes": [""], "splits": {"train": writer.shards}}
     array_records.write_info(folder, info)
     return files
 

@@ -14,6 +14,7 @@ that a step on D devices would take D times as long as on one if nothing else co
 
 import argparse
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import ml_collections
 import numpy as np
 
 from benchmarks import common
+from benchmarks.data import write_images
 from scorax import datasets, planning
 from scorax.experiment import Experiment
 from scorax.steps import Steps
@@ -151,20 +153,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--step-ms", type=float, help="wait so long in place of a step")
     parser.add_argument("--strategy", default="pmap", help="for `step`")
-    parser.add_argument("--data-dir", help="data.dir of the config, for array_record files")
+    parser.add_argument(
+        "--synthetic", type=int, metavar="N", help="read N synthetic JPEGs from array_record files"
+    )
     args = parser.parse_args()
     if args.what == "devices":
         measure_devices(args)
         return
     config = common.load_config(args.config)
-    if args.data_dir:
-        config.data.update(dataset="array_record", dir=args.data_dir)
     if args.what == "step":
         measure_step(config, args)
         return
     v = versions()
     print(f"{args.config}, jax {v['jax']}, commit {v['commit']}\n")
-    (measure_data if args.what == "data" else measure_checkpoints)(config, args)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.synthetic:
+            write_images(pathlib.Path(folder), args.synthetic, config.data.image_size)
+            config.data.update(dataset="array_record", dir=folder)
+        (measure_data if args.what == "data" else measure_checkpoints)(config, args)
 
 
 if __name__ == "__main__":

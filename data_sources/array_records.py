@@ -26,6 +26,7 @@ LABEL = struct.Struct("<i")
 SHARD_BYTES = 2**28  # a file that holds this many bytes of images is full
 OPTIONS = "group_size:1,uncompressed"  # one example per group; images are compressed already
 VERSION = 1  # version of this layout
+_KEYS = ("channels", "classes", "splits")  # of info.json, which every reader needs
 NPY = b"\x93NUMPY"  # how a .npy file begins
 
 
@@ -145,13 +146,16 @@ def read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text())
         version = info["version"]
+        for key in _KEYS if version == VERSION else ():
+            info[key]
     except FileNotFoundError:
         raise ValueError(
             f"{path} does not exist; write the folder with 'python -m tools.prepare_dataset', or "
             "say where it is with --config.data.dir=DIR"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); prepare the folder again") from error
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged ({what}); prepare the folder again") from error
     if version != VERSION:
         raise ValueError(
             f"{path} has version {version} where {VERSION} is read; prepare the folder again"

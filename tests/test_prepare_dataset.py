@@ -329,6 +329,7 @@ def prepared(folder, tmp_path):
         (lambda out: (out / "info.json").unlink(), "info.json does not exist; write the folder wi"),
         (lambda out: (out / "info.json").write_text('{"ver'), "info.json is damaged"),
         (lambda out: (out / "info.json").write_text("[]"), "info.json is damaged"),
+        (lambda out: (out / "info.json").write_text('{"version": 1}'), "it has no 'channels'"),
         (lambda out: (out / "info.json").write_text('{"version": 2}'), "has version 2 where 1 is"),
         (lambda out: (out / "train-00000.array_record").unlink(), "array_record is missing; copy"),
         (
