@@ -339,8 +339,53 @@ def columns(program: Program, target: Target) -> list[str]:
     ]
 
 
-def add_record(path: str, record: dict[str, Any]) -> None:
-    """Adds the numbers of a plan to a JSON file, under its command; an older one is replaced."""
+def add_record(
+    path: str, name: str, config: ml_collections.ConfigDict, record: dict[str, Any]
+) -> None:
+    """Adds a plan to a JSON file; one of the same settings and devices is replaced.
+
+    Args:
+      path: the file, which need not exist.
+      name: the config's.
+      config: the experiment.
+      record: "target", "state" and "programs", of JSON types.
+    """
     kept = read_json(path) if os.path.exists(path) else {}
-    record |= {"versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}}
-    write_json(path, kept | {record.pop("command"): record})
+    settings = {"config": name, "batch": config.training.batch_size, **_switches(config)}
+    target = record["target"]
+    key = ", ".join(str(x) for x in (target["kind"], target["count"], *settings.values()))
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "jaxlib")}
+    write_json(path, kept | {key: record | {"settings": settings, "versions": versions}})
+
+
+def _switches(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings that decide what a step takes, besides network and batch."""
+    return {
+        "strategy": config.parallel.strategy,
+        "accumulate": config.training.accumulate,
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
+    }
+
+
+def table(path: str) -> str:
+    """The training steps in a file of `add_record`, as a Markdown table; sizes in GiB.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
+    header = ("config", "devices", "batch", "", "state, batch", *COLUMNS[1:-1])
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    if not os.path.exists(path):
+        raise ValueError(f"{path} does not exist; --save writes such a file")
+    for record in read_json(path).values():
+        settings, target = record["settings"], Target(**record["target"])
+        parts = settings["accumulate"]
+        said = [settings["strategy"], settings["dtype"]]
+        said += ["remat"] * settings["remat"] + [f"{parts} parts"] * (parts > 1)
+        cells = settings["config"], f"{target.count} x {target.kind}", str(settings["batch"])
+        for program in record["programs"]:
+            if program["name"] == "train":
+                values = columns(Program(**program), target)[:-1]
+                lines.append("| " + " | ".join([*cells, ", ".join(said), *values]) + " |")
+    return "\n".join(lines)

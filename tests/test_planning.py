@@ -140,6 +140,27 @@ def test_hours_follow_from_operations_and_the_peak():
     assert planning.training_hours(experiment, 1.0, planning.get_target(), 0.5) == 0
 
 
+def test_saved_plans_become_a_table(tmp_path):
+    path, config = tmp_path / "plans.json", runs.get_config(model={"remat": True})
+    for traffic in (2**28, 2**29):  # the second replaces the first
+        program = planning.Program("train", 60.0, 2e12, 2**30, 2**31, 0, traffic)
+        record = {"target": vars(TPU), "state": {}, "programs": [vars(program)]}
+        planning.add_record(str(path), "ve/mnist.py", config, record)
+    header, _, row = planning.table(str(path)).splitlines()
+    assert row == (
+        "| ve/mnist.py | 4 x TPU v5 lite | 8 | pmap, float32, remat | 1.000 | 2.000 | 0.000 | 3.000 "
+        "| 19% | 2 | 0.500 |"
+    )
+    assert header.count("|") == row.count("|")
+    with pytest.raises(ValueError, match="none.json does not exist; --save writes"):
+        planning.table(str(tmp_path / "none.json"))
+
+
+def test_the_page_shows_the_plans_that_were_saved():
+    page = (runs.ROOT / "docs" / "scaling.md").read_text()
+    assert planning.table(str(runs.ROOT / "benchmarks" / "plans.json")) in page
+
+
 @pytest.mark.parametrize(
     "kind, name",
     [

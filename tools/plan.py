@@ -13,6 +13,7 @@ Large networks take minutes to compile. Single fields are set with --config.SECT
 import argparse
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -33,7 +34,7 @@ def _parser() -> command_line.Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="the experiment, as in main.py")
+    parser.add_argument("--config", help="the experiment, as in main.py")
     parser.add_argument("--topology", help="a TPU: v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4, ...")
     parser.add_argument(
         "--programs",
@@ -56,13 +57,23 @@ def _parser() -> command_line.Parser:
         help="share of the chip's peak that training is assumed to reach (default: 0.4)",
     )
     parser.add_argument("--price", type=float, help="price of one device for an hour")
-    parser.add_argument("--save", help="a JSON file to which the numbers are added, by command")
+    parser.add_argument("--save", metavar="FILE", help="a JSON file to add the numbers to")
+    parser.add_argument(
+        "--table", metavar="FILE", help="print what such a file has, and nothing else"
+    )
     return parser
 
 
 def run(argv: list[str]) -> None:
     """Compiles, and prints a table."""
     arguments, fields = _parser().parse_known_args(argv[1:])
+    if arguments.table:
+        from scorax import planning
+
+        print(planning.table(arguments.table))
+        return
+    if arguments.config is None:
+        raise ValueError("give --config CONFIG, the experiment that is planned; see --help")
     names = tuple(arguments.programs.split(","))
     if unknown := [name for name in names if name not in _PROGRAMS]:
         raise ValueError(f"--programs {unknown[0]}: choose from: {', '.join(_PROGRAMS)}")
@@ -80,8 +91,8 @@ def run(argv: list[str]) -> None:
     with parallel.on(devices):
         record = _plan(flags.FLAGS.config, names, arguments)
     if arguments.save:
-        record["command"] = " ".join(argv[1:])
-        planning.add_record(arguments.save, record)
+        name = Path(find_config(arguments.config)).as_posix().partition("configs/")[2]
+        planning.add_record(arguments.save, name, flags.FLAGS.config, record)
 
 
 def _plan(
