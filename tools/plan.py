@@ -86,13 +86,16 @@ def run(argv: list[str]) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scorax import planning  # late, because --help needs no JAX
     from scorax.utils import parallel
+    from scorax.utils.logging import read_json
 
+    if arguments.save and Path(arguments.save).exists():
+        read_json(arguments.save)  # raises before anything is compiled
     devices = planning.get_topology(arguments.topology) if arguments.topology else []
     with parallel.on(devices):
         record = _plan(flags.FLAGS.config, names, arguments)
     if arguments.save:
-        name = Path(find_config(arguments.config)).as_posix().partition("configs/")[2]
-        planning.add_record(arguments.save, name, flags.FLAGS.config, record)
+        known = Path(name).as_posix().partition("configs/")[2]
+        planning.add_record(arguments.save, known or name, flags.FLAGS.config, record)
 
 
 def _plan(
