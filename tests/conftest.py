@@ -28,6 +28,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit it
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # a tenth of the time goes into tracebacks
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# JAX looks for a TPU where its compiler is named. Only test_planning.py shall, in processes of its
+# own, so the workers inherit another name.
+if "TPU_LIBRARY_PATH" in os.environ:
+    os.environ["TPU_LIBRARY_PATH_OF_TESTS"] = os.environ.pop("TPU_LIBRARY_PATH")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

@@ -46,7 +46,7 @@ REPAIRED = {
 @pytest.fixture(autouse=True)
 def any_number_of_devices(monkeypatch):
     """Batches of published sizes need not split over the devices of this test."""
-    monkeypatch.setattr(experiment.parallel, "local_batch_size", lambda size, field: size)
+    monkeypatch.setattr(experiment.parallel, "local_batch_size", lambda size, *rest: size)
 
 
 def load(name, variant=""):

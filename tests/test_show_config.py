@@ -46,7 +46,7 @@ def line_of(file, text):
 @pytest.fixture
 def any_number_of_devices(monkeypatch):
     """Batches of published sizes need not split over the devices of this test."""
-    monkeypatch.setattr(experiment.parallel, "local_batch_size", lambda size, field: size)
+    monkeypatch.setattr(experiment.parallel, "local_batch_size", lambda size, *rest: size)
 
 
 def test_every_value_is_shown_with_what_set_it():
@@ -99,7 +99,8 @@ def test_changed_values_are_those_unlike_the_base():
 def test_lines_are_aligned_and_grouped_by_section():
     blocks = [block.splitlines() for block in show(base.get_config).split("\n\n")]
     sections = [{line.split()[0].rpartition(".")[0] for line in block} for block in blocks]
-    names = ["data", "eval", "guidance", "model", "optim", "sampling", "simulation", "training"]
+    names = ["data", "eval", "guidance", "model", "optim", "parallel", "sampling", "simulation"]
+    names.append("training")
     assert sections == [{""}, *({name} for name in names)]
     assert len({len(line) - len("base") for block in blocks for line in block}) == 1
 
