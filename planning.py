@@ -1,7 +1,7 @@
 """What training and sampling will take on devices that need not be there, from their compiler.
 
 Train step, eval step and sampler are compiled for a topology such as "v5e:2x4" (eight chips of TPU
-v5e) or for the devices at hand. All numbers are those of one device. Memory and operations are the
+v5e) or for the devices at hand. All numbers are for one device. Memory and operations are the
 compiler's; times follow from operations, the peak of the chip (`utils.hardware`) and a utilisation
 that the caller states.
 """
@@ -9,9 +9,11 @@ that the caller states.
 import dataclasses
 import importlib.metadata
 import importlib.util
+import math
 import os
 import pathlib
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -133,21 +135,14 @@ def check_compiler() -> None:
         raise ValueError(f"planning for a TPU needs its compiler, libtpu; {remedy}")
     if path is not None and not os.path.isfile(path):
         raise ValueError(f"{_LIBTPU}={path} is no file; {remedy}")
-    where = [str(pathlib.Path(path).parent.parent)] if path else None
-    found = list(
-        importlib.metadata.distributions(name="libtpu", **({"path": where} if where else {}))
-    )
-    if found and not _fits(found[0].version, wanted):
-        raise ValueError(
-            f"libtpu {found[0].version} does not fit JAX {jax.__version__}, which asks for "
-            f"{wanted}; {remedy}"
-        )
-
-
-def _fits(version: str, wanted: str) -> bool:
-    """Whether a version is what a requirement such as "libtpu==0.0.42.*" asks for."""
-    start = wanted.partition("==")[2].removesuffix("*")
-    return version.startswith(start)
+    where = [str(pathlib.Path(path).parent.parent)] if path else sys.path
+    start = wanted.partition("==")[2].removesuffix("*")  # of "libtpu==0.0.42.*"
+    for found in importlib.metadata.distributions(name="libtpu", path=where):
+        if not found.version.startswith(start):
+            raise ValueError(
+                f"libtpu {found.version} does not fit JAX {jax.__version__}, which asks for "
+                f"{wanted}; {remedy}"
+            )
 
 
 def compile_programs(experiment: Experiment, names: tuple[str, ...]) -> Iterator[Program]:
@@ -238,20 +233,14 @@ PROGRAMS = {"train": _compile_train, "eval": _compile_eval, "sample": _compile_s
 
 def state_memory(experiment: Experiment) -> dict[str, int]:
     """Bytes on each device of "parameters" and of "optimizer and average"."""
-    none = jax.ShapeDtypeStruct((1, parallel.device_count()), np.float32)
-    placed, _ = steps.get_strategy(experiment).shapes(experiment.state_shapes, {"": none})
-    sharing = experiment.config.parallel.strategy == "pmap"  # the leading axis counts devices
+    strategy, state = steps.get_strategy(experiment), experiment.state_shapes
 
     def size(tree: Any) -> int:
-        total = 0
-        for x in jax.tree.leaves(tree):
-            shape = x.shape[1:] if sharing else x.sharding.shard_shape(x.shape)
-            total += int(np.prod(shape, dtype=np.int64)) * x.dtype.itemsize
-        return total
+        return sum(math.prod(strategy.part(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     return {
-        "parameters": size(placed.params),
-        "optimizer and average": size((placed.opt_state, placed.params_ema)),
+        "parameters": size(state.params),
+        "optimizer and average": size((state.opt_state, state.params_ema)),
     }
 
 

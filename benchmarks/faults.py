@@ -5,8 +5,8 @@ python -m benchmarks.faults --kills 50
 The run is the tiny `ve/mnist:smoke` with a checkpoint every 20 steps. Each life ends at a random
 moment between the first import and `--longest` seconds after the first checkpoint that a life has
 reached on this machine: while it starts, restores, trains or saves. Prints how many steps each
-restart lost (since the newest checkpoint), and whether all arrays of the last checkpoint are the
-same as those of a run that was left alone, bit for bit.
+restart lost (since the newest checkpoint), and how many arrays of the last checkpoint differ from
+those of a run that was never killed.
 """
 
 import argparse

@@ -169,7 +169,7 @@ def test_guided_score_is_the_posterior_score(name, method):
 @pytest.mark.parametrize("sigma", [0.5, 3.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_jacobian_that_is_not_symmetric_is_inverted(sigma, dtype):
-    """As that of a network: here with directions of no curvature and of a negative one.
+    """Networks have such Jacobians. This one has an eigenvalue of 0 and a negative one.
 
     Rounding costs as many digits as the condition of the covariance has, up to 5 here.
     """

@@ -1,8 +1,8 @@
 """What the chips that people train on can do, by the name that JAX gives a device.
 
 The peaks are for dense products of bfloat16 matrices (float16 on V100), from the makers' data
-sheets; the memories of TPUs are what their compiler allows a program, in bytes. A device of a TPU
-v4 or v5p is a chip with two cores.
+sheets, and so are the memories, in bytes. Of chips that come with two sizes, the smaller one is
+listed. A device of a TPU v4 or v5p is a chip with two cores.
 """
 
 import dataclasses

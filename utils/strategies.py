@@ -53,6 +53,10 @@ class Replicated:
         """Returns a whole state, or other results of a step, on the host."""
         return jax.device_get(parallel.unreplicate(tree))
 
+    def part(self, x: Any) -> tuple[int, ...]:
+        """The shape of what each device has of an array of the state."""
+        return x.shape
+
     def shapes(self, state: Tree, batches: Tree) -> tuple[Tree, Tree]:
         """What `place` and `split` return, as shapes, for whole batches (n_steps, B, *S)."""
         n = parallel.device_count()
@@ -120,6 +124,10 @@ class Sharded:
             return np.asarray(x.addressable_data(0)) if here else parallel.to_host(x)
 
         return jax.tree.map(whole, tree)
+
+    def part(self, x: Any) -> tuple[int, ...]:
+        """The shape of what each device has of an array of the state."""
+        return _sharding(x).shard_shape(x.shape)
 
     def shapes(self, state: Tree, batches: Tree) -> tuple[Tree, Tree]:
         """What `place` and `split` return, as shapes with their shardings."""
