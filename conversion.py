@@ -18,10 +18,11 @@ import numpy as np
 import optax
 
 from scorax.experiment import Experiment, build
-from scorax.loading import load_state
+from scorax.loading import load_state, named_step
 from scorax.losses import State
 from scorax.sde_lib import get_sde
 from scorax.utils.checkpoints import Checkpoints
+from scorax.utils.remote import mirrored
 from scorax.utils.tables import lookup
 from scorax.weights import formats
 from scorax.weights.diffusers_names import get_unet_config, to_diffusers_state_dict
@@ -69,7 +70,7 @@ def import_checkpoint(source: str, config: Config, workdir: str) -> list[str]:
     Args:
       source: path of the weights, see `read_weights`.
       config: the experiment.
-      workdir: directory of the run, which must not have a checkpoint yet.
+      workdir: directory of the run, local or remote, which must not have a checkpoint yet.
 
     Returns:
       Lines that say what was done.
@@ -78,6 +79,12 @@ def import_checkpoint(source: str, config: Config, workdir: str) -> list[str]:
       ValueError: for weights that cannot be read or do not match the config, before anything is
         written.
     """
+    with mirrored(workdir, exclusive=True) as folder:
+        return _import_checkpoint(source, config, folder)
+
+
+def _import_checkpoint(source: str, config: Config, workdir: str) -> list[str]:
+    """See `import_checkpoint`; the directory is local."""
     given, config = config, fitting_config(source, config)
     experiment = build(config)
     directory = os.path.join(workdir, "checkpoints")
@@ -102,7 +109,7 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
     """Writes the averaged weights of a run's checkpoint, `eval.checkpoint` or the newest.
 
     Args:
-      workdir: directory of the run.
+      workdir: directory of the run, local or remote.
       config: config of the run.
       format: a row of `WRITERS`.
       target: path of the file or directory to write, which must not exist.
@@ -117,7 +124,8 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
     writer = lookup(WRITERS, format, "format (--to)")
     if os.path.lexists(target):
         raise ValueError(f"{target} is there already; move it away, or name another")
-    state, saved = load_state(build(config), workdir)
+    with mirrored(workdir, exclusive=False, step=named_step(config)) as folder:
+        state, saved = load_state(build(config), folder)
     metadata = {"step": str(int(state.step)), "config": json.dumps(saved)}
     writer(target, state.params_ema, config, metadata)
     return [f"{target}: the averaged weights of step {int(state.step)}"]

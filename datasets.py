@@ -47,6 +47,7 @@ from scorax.utils.data_range import (
     get_data_inverse_scaler,  # noqa: F401 (score_sde has it here)
     get_data_scaler,
 )
+from scorax.utils.fields import random_symmetry
 from scorax.utils.shapes import Size, example_shape, image_shape, model_shape, size_text
 from scorax.utils.tables import lookup
 
@@ -141,8 +142,8 @@ def get_dataset(
     Returns:
       An endless dataset of {"image": float32 (b, *S) in the model's range,
       "label": int32 (b,), "index": uint32 (b,)}, where b = batch_size / processes and `index` is
-      the position in the stream (modulo 2^32). Images are flipped and shifted at random, as set by
-      `config.data.random_flip` and `random_shift`, only in a shuffled "train".
+      the position in the stream (modulo 2^32). Only in a shuffled "train", examples are changed at
+      random, as set by `config.data.random_flip`, `random_shift` and `random_symmetry`.
 
     Raises:
       ValueError: see `get_source`; also for a seed, batch size or shift out of range.
@@ -155,6 +156,7 @@ def get_dataset(
     parallel.local_batch_size(batch_size, field)  # raises if the batch cannot be split
     training = split == "train"
     shuffle = training if shuffle is None else shuffle
+    augmented = training and shuffle
     source = get_source(config, split) if source is None else source
     if config.data.uniform_dequantization and not source.levels:
         raise ValueError(
@@ -168,8 +170,9 @@ def get_dataset(
         process=(parallel.process_index(), parallel.process_count()),
         key=(config.seed, 0 if training else 1),
         shape=model_shape(config),
-        flip=config.data.random_flip and training and shuffle,
-        shift=config.data.random_shift if training and shuffle else 0,
+        flip=augmented and config.data.random_flip,
+        shift=augmented * config.data.random_shift,
+        force=augmented * config.data.random_symmetry * config.simulation.wavenumber,
         dequantize=config.data.uniform_dequantization,
         scaler=get_data_scaler(config),
     )
@@ -178,6 +181,11 @@ def get_dataset(
 
 def _check_augmentation(data: ml_collections.ConfigDict) -> None:
     """Raises ValueError for random changes that the data do not allow."""
+    if data.random_symmetry and (data.kind != "fields" or data.num_channels != 2):
+        raise ValueError(
+            "data.random_symmetry=True changes velocities of a flow, but the data are "
+            f"{data.kind} of {data.num_channels} channels; set it to False"
+        )
     if data.kind != "images":
         if data.random_flip or data.random_shift:
             raise ValueError(
@@ -230,6 +238,7 @@ class Batches:
     key: tuple[int, int]  # key of the random numbers
     flip: bool
     shift: int  # largest shift in pixels; the uncovered border is filled with 0
+    force: int  # wavenumber of the force whose random symmetries are applied to fields; 0: none
     dequantize: bool
     scaler: Callable[[np.ndarray], np.ndarray]
 
@@ -255,7 +264,7 @@ class Batches:
 
     def _convert(self, image: np.ndarray, position: int, out: np.ndarray) -> None:
         """Converts the example at a position, and writes it to out, float32."""
-        if self.flip or self.shift or self.dequantize:
+        if self.flip or self.shift or self.force or self.dequantize:
             # A counter-based generator needs none of the random numbers of earlier positions.
             counter = np.array([0, position, 0, 0], np.uint64)
             bits = np.random.Philox(key=np.array(self.key, np.uint64), counter=counter)
@@ -267,6 +276,8 @@ class Batches:
             top, left = rng.integers(2 * s + 1, size=2)
             padded = np.pad(image, ((s, s), (s, s), (0, 0)))
             image = padded[top : top + height, left : left + width]
+        if self.force:
+            image = random_symmetry(image, rng, self.force)
         is_bytes = image.dtype == np.uint8
         if not self.dequantize and is_bytes:
             np.take(self._levels, image, out=out, mode="clip")  # the default mode would copy

@@ -42,6 +42,7 @@ from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.config_files import read_config
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.logging import read_json
+from scorax.utils.remote import mirrored
 from scorax.utils.shapes import example_shape, model_shape
 from scorax.weights import formats
 from scorax.weights.readers import fitting_config, read_weights
@@ -269,7 +270,7 @@ def load(
     Args:
       path: a run, one of its checkpoints (RUN/checkpoints/STEP), exported weights, a diffusers
         directory, a .pth file of score_sde_pytorch, a checkpoint of score_sde, or a .safetensors
-        file.
+        file; also the remote folder of a run or of exported weights, "gs://bucket/run".
       config: config of the network, or the path or name of a config file, such as "ve/mnist";
         needed unless the weights come with a config.
       step: step of a run; None for the latest.
@@ -277,7 +278,12 @@ def load(
     Raises:
       ValueError: if there are no such weights, they are damaged, or they do not match the config.
     """
-    path = os.fspath(path)
+    with mirrored(path, exclusive=False, step=step) as folder:
+        return _load(folder, config, step)
+
+
+def _load(path: str, config: Config | str | None, step: int | None) -> Model:
+    """See `load`; the path is local."""
     if not os.path.exists(path):
         raise ValueError(
             f"{path} does not exist; give a run, exported weights or a file of weights"
@@ -358,6 +364,11 @@ def load_state(experiment: Experiment, workdir: str) -> tuple[State, dict]:
     with contextlib.closing(Checkpoints(path, keep_period)) as checkpoints:
         state, _, saved, _ = restore(experiment, checkpoints, training=False)
     return state, saved
+
+
+def named_step(config: Config) -> int | None:
+    """The step that `eval.checkpoint` names; None if it is empty or names exported weights."""
+    return int(config.eval.checkpoint) if config.eval.checkpoint.isdecimal() else None
 
 
 def find_weights(config: Config, workdir: str) -> str:
@@ -444,7 +455,7 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, training: bool) ->
     template, step = experiment.state_shapes, None
     if not training:
         template = template.replace(opt_state=())
-        step = int(experiment.config.eval.checkpoint or 0) or None
+        step = named_step(experiment.config)
     current = experiment.config.to_dict()
     return checkpoints.restore(template, step, lambda c: check_config(c, current, training))
 

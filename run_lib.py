@@ -45,6 +45,7 @@ from scorax.utils.images import save_npz
 from scorax.utils.logging import logging_errors, progress_bar, versions, write_json
 from scorax.utils.meter import Meter, Trace
 from scorax.utils.pictures import get_pictures
+from scorax.utils.remote import mirrored
 from scorax.utils.rounds import Stopped
 from scorax.utils.run_folder import check_folder, claim, set_aside_if_damaged
 from scorax.utils.signals import StopSignal
@@ -204,7 +205,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
 
     Args:
       config: the experiment.
-      workdir: directory of the run.
+      workdir: directory of the run, local or remote ("gs://bucket/run").
 
     Returns:
       The last state, on the host.
@@ -213,6 +214,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
       ValueError: for a bad config, missing data, or a workdir that belongs to another config.
       FloatingPointError: if training diverges.
     """
+    with mirrored(workdir, exclusive=True) as folder:
+        return _train(config, folder)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
+    """See `train`; the directory is local."""
     check_folder(workdir)
     check_project(config.training.wandb)
     source = get_source(config, "train")
@@ -399,7 +406,7 @@ def evaluate(
 
     Args:
       config: the experiment.
-      workdir: directory of the run, to which results are written.
+      workdir: directory of the run, local or remote, to which results are written.
       eval_folder: folder in `workdir` for the results; it has a folder for each checkpoint.
 
     Returns:
@@ -410,6 +417,12 @@ def evaluate(
       ValueError: for a bad config, or if there is no checkpoint that matches it.
       FloatingPointError: if samples are not finite.
     """
+    with mirrored(workdir, exclusive=False, step=loading.named_step(config)) as folder:
+        return _evaluate(config, folder, eval_folder)
+
+
+def _evaluate(config: ml_collections.ConfigDict, workdir: str, eval_folder: str) -> dict[str, Any]:
+    """See `evaluate`; the directory is local."""
     check_folder(workdir, eval_folder)
     config = loading.with_facts(config, workdir)
     experiment = _build(config)
@@ -457,7 +470,7 @@ def _evaluate_task(
             log.info("%s: done again, because of %s", task, "; ".join(changes))
         report[task] = evaluator(experiment, state, folder)
         report.setdefault("settings", {})[task] = settings
-        if parallel.is_primary():
+        if parallel.keeps_files():
             write_json(os.path.join(folder, evaluators.REPORT), report)
-    if parallel.is_primary():
+    if parallel.keeps_files():
         shutil.rmtree(evaluators.rounds_folder(folder, task), ignore_errors=True)

@@ -163,6 +163,7 @@ def get_config() -> ml_collections.ConfigDict:
     d.centered = False  # images: the model's range is [-1, 1]; False: [0, 1]
     d.random_flip = True  # mirror half of the training images left to right
     d.random_shift = 0  # largest random shift of training images, in pixels along each axis
+    d.random_symmetry = False  # fields: apply random symmetries of Kolmogorov flow
     d.uniform_dequantization = False  # (255 x + u) / 256, u uniform in [0, 1)
     d.num_threads = 4  # threads that read and decode
 

@@ -365,6 +365,7 @@ def kolmogorov(c: ml_collections.ConfigDict) -> None:
 def small_flow(c: ml_collections.ConfigDict) -> None:
     """Fewer trajectories of a coarser solver, and a smaller U-Net, for two CPU cores."""
     c.data.dir = "data/kolmogorov_small"
+    c.data.random_symmetry = True
     s = c.simulation
     s.trajectories = 32
     s.states = 128

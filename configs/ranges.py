@@ -240,6 +240,7 @@ RULES: dict[str, Rule] = {
     "data.centered": switch,
     "data.random_flip": switch,
     "data.random_shift": count(0, 2**16),
+    "data.random_symmetry": switch,
     "data.uniform_dequantization": switch,
     "data.num_threads": count(1, 1000),
     "simulation.trajectories": count(1),

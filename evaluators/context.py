@@ -131,7 +131,7 @@ class TaskContext:
 
     def save_npz(self, file: str, **arrays: np.ndarray) -> None:
         """Writes named arrays to a file of results."""
-        if parallel.is_primary():
+        if parallel.keeps_files():
             images.save_npz(self.path(file), **arrays)
 
     def save_film(self, file: str, frames: Sequence[np.ndarray]) -> None:

@@ -3,8 +3,10 @@
 A program that is compiled once is read from a cache by all later processes of the same tests.
 """
 
+import contextlib
 import importlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -39,13 +41,19 @@ def get_config(name: str = "ve/mnist", **sections: dict) -> ml_collections.Confi
     return config.lock()
 
 
-def command(workdir: Path, mode: str = "train", config: str = "ve/mnist", **fields) -> list[str]:
+def command(
+    workdir: Path | str,
+    mode: str = "train",
+    config: str = "ve/mnist",
+    program: str = "main.py",
+    **fields,
+) -> list[str]:
     """The command line of such a run; fields with "__" for the dot."""
     values = TINY | {name.replace("__", "."): value for name, value in fields.items()}
     flags = [f"--config.{name}={value}" for name, value in values.items()]
     path = f"configs/{config}.py:smoke"
-    main = [sys.executable, "main.py", "--config", path, "--mode", mode, "--workdir", str(workdir)]
-    return main + flags
+    run = ["--config", path, "--mode", mode, "--workdir", str(workdir)]
+    return [sys.executable, program, *run, *flags]
 
 
 def environment(cache: Path, devices: int = 1, **more: str) -> dict[str, str]:
@@ -70,10 +78,29 @@ def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    """Waits for the process, checks its exit code and returns what it said."""
+@contextlib.contextmanager
+def processes(arguments, cache, count, devices, environments=None):
+    """The command as so many processes that work together, with so many devices each."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    number = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    own = environments or [{}] * count
+    started = [
+        start(arguments, environment(cache, devices, **number, JAX_PROCESS_ID=str(i), **own[i]))
+        for i in range(count)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+
+
+def finish(process: subprocess.Popen, code: int | None = 0) -> str:
+    """Waits for the process, checks its exit code (None: any) and returns what it said."""
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
+    assert code is None or process.returncode == code, output
     return output
 
 

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 
 from golden import assert_golden, load, nhwc
+from scorax.configs.kolmogorov.small import get_config
 from scorax.data_sources.kolmogorov import KolmogorovFlow
 from scorax.data_sources.trajectories import load_files
-from scorax.utils.fields import coarsen, energy_spectrum, upsample, vorticity
+from scorax.datasets import get_dataset
+from scorax.utils.fields import (
+    coarsen,
+    energy_spectrum,
+    random_symmetry,
+    upsample,
+    vorticity,
+)
 
 CONFIG = "configs/kolmogorov/small.py"
 
@@ -106,6 +114,39 @@ def test_double_resolution_gives_the_same_flow():
     np.testing.assert_allclose(a, b[:, ::2, ::2], atol=0.02 * np.abs(a).max())
     spectra = [energy_spectrum(x).mean(0)[:15] for x in (a, b)]
     np.testing.assert_allclose(*spectra, rtol=0.02)
+
+
+def test_random_symmetries_commute_with_the_flow():
+    """The flow of a changed state is the changed flow, for all kinds of changes."""
+    flow = KolmogorovFlow(resolution=64, size=64)
+    kx, ky = flow._wavenumbers
+    modes, _ = flow.advance(flow.first(jax.random.key(0)[None]))
+    modes *= (np.maximum(abs(kx), ky) < 32)[None, None]  # velocities do not show the others
+    state = np.asarray(flow.velocity(modes))[0]
+    wanted = np.asarray(flow.velocity(flow.advance(modes)[0]))[0]
+    for seed in range(6):
+        change = lambda x, seed=seed: random_symmetry(x, np.random.default_rng(seed), 4)  # noqa: E731
+        u, v = np.fft.rfft2(change(state), axes=(0, 1)).transpose(2, 0, 1)
+        after = flow.advance(jnp.asarray(1j * (ky * u - kx * v), jnp.complex64)[None, None])[0]
+        np.testing.assert_allclose(flow.velocity(after)[0], change(wanted), atol=1e-4)
+        assert abs(change(wanted) - wanted).max() > 1
+    with pytest.raises(ValueError, match="wavenumber 3 is no whole number of the 64 pixels"):
+        random_symmetry(state, np.random.default_rng(0), 3)
+
+
+def test_symmetries_are_applied_to_training_windows_only(tmp_path):
+    config = get_config("smoke")
+    shape = (1, config.data.length, 2, 8, 8)  # of a single window
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = np.random.default_rng(0).standard_normal(shape).astype("f")
+    fields = {"dir": str(tmp_path / "x.h5"), "image_size": 8, "random_symmetry": True}
+    config.data.update(fields | {"mean": (0.0, 0.0), "scale": (1.0, 1.0)})
+    windows = [get_dataset(config, split, 8)[0]["image"] for split in ("train", "test")]
+    assert [len(np.unique(w.reshape(8, -1)[:, 0])) > 1 for w in windows] == [True, False]
+    np.testing.assert_allclose(*(np.sort(abs(w).reshape(8, -1)) for w in windows))
+    config.data.kind = "images"
+    with pytest.raises(ValueError, match="random_symmetry=True changes velocities of a flow"):
+        get_dataset(config, "train")
 
 
 def test_published_steps():

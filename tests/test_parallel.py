@@ -1,8 +1,6 @@
 """The same run on any number of devices and processes."""
 
-import contextlib
 import signal
-import socket
 
 import jax
 import numpy as np
@@ -17,6 +15,8 @@ TRAINING = {"n_iters": 4, "log_freq": 1, "eval_freq": 4, "snapshot_freq_for_pree
 TRAINING |= {"snapshot_sampling": False}
 FIELDS = {f"training__{name}": value for name, value in TRAINING.items()}
 FIELDS |= {"model__nf": 24}  # with arrays that are worth splitting
+LONG = FIELDS | {"training__batch_size": 12, "eval__batch_size": 12, "training__eval_freq": 2000}
+LONG |= {"optim__schedule": "constant"}  # others depend on training.n_iters
 
 
 def test_split_keeps_the_order_of_examples():
@@ -107,20 +107,9 @@ def test_devices_do_not_change_the_run(on_one, cache, tmp_path):
     assert_same_losses(tmp_path, on_one)
 
 
-@contextlib.contextmanager
 def two_processes(arguments, cache):
     """The command as two processes of two devices each."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    number = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    envs = [runs.environment(cache, 2, **number, JAX_PROCESS_ID=i) for i in "01"]
-    processes = [runs.start(arguments, env) for env in envs]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
+    return runs.processes(arguments, cache, 2, 2)
 
 
 def run_two_processes(arguments, cache):
@@ -159,6 +148,40 @@ def test_a_sharded_run_is_the_same_run(on_one, cache, tmp_path):
     output = runs.finish(runs.start(command, runs.environment(cache)))
     assert "parallel.strategy: sharded -> pmap" in output
     assert "finished: step 6 of 6" in output
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache, tmp_path_factory):
+    """Many steps on one device."""
+    workdir = tmp_path_factory.mktemp("runs") / "long"
+    command = runs.command(workdir, **LONG | {"training__n_iters": 60})
+    runs.finish(runs.start(command, runs.environment(cache)))
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end, count, devices",
+    [(signal.SIGKILL, 1, 4), (signal.SIGTERM, 1, 3), (signal.SIGKILL, 4, 1)],
+)
+def test_an_interrupted_run_goes_on_elsewhere(end, count, devices, uninterrupted, cache, tmp_path):
+    """One of two processes is killed, or both get SIGTERM; others continue with the same losses."""
+    command = runs.command(tmp_path, **LONG | {"training__n_iters": 4000})
+    with two_processes(command, cache) as processes:
+        runs.wait_for_checkpoint(tmp_path, processes[0])
+        for process in processes if end == signal.SIGTERM else processes[1:]:
+            process.send_signal(end)
+        codes = [runs.finish(process, None) and process.returncode for process in processes]
+    assert codes == ([143, 143] if end == signal.SIGTERM else [1, -signal.SIGKILL])
+    saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    n_iters = max(saved) + 4
+    command = runs.command(tmp_path, **LONG | {"training__n_iters": n_iters})
+    with runs.processes(command, cache, count, devices) as processes:
+        output = [runs.finish(process) for process in processes][0]
+    assert f"step {max(saved)} of {n_iters}" in output and f"finished: step {n_iters}" in output
+    wanted, found = (runs.scalars(run, "training_loss") for run in (uninterrupted, tmp_path))
+    assert list(found) == list(range(1, n_iters + 1)) and n_iters <= max(wanted)
+    np.testing.assert_allclose([wanted[k] for k in found], list(found.values()), rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -28,7 +28,6 @@ def test_a_folder_that_can_be_used_is_left_as_it_is(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "config.json").write_text("{}")
     check_folder(tmp_path, "eval")
-    check_folder("gs://bucket/run")
     assert not (tmp_path / "eval").exists()
 
 

@@ -81,8 +81,7 @@ class Checkpoints:
             raise ValueError(
                 f"checkpoints are kept every {keep_period} steps; set a positive number"
             )
-        path = os.fspath(directory)
-        self.directory = path if "://" in path else os.path.abspath(path)
+        self.directory = os.path.abspath(directory)
         policies = ocp.checkpoint_managers
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.EveryNSteps(keep_period)]
@@ -232,7 +231,7 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames damaged checkpoints, so that orbax no longer takes them for steps."""
-        if steps and parallel.is_primary():
+        if steps and parallel.keeps_files():
             for step in steps:
                 source = self._manager.directory / str(step)
                 target = _unused(source.with_name(f"{step}.damaged"))

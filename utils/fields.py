@@ -58,6 +58,27 @@ def upsample(x: Array, factor: int) -> Array:
     return x
 
 
+def random_symmetry(x: np.ndarray, rng: np.random.Generator, wavenumber: int) -> np.ndarray:
+    """Applies a random symmetry of Kolmogorov flow to velocities (..., H, W, 2).
+
+    The equation with the force sin(k y) along x, where x is the axis H and y the axis W, does not
+    change under shifts along x, nor under shifts by pi / k along y with a reflection of x.
+
+    Raises:
+      ValueError: unless half a period of the force is a whole number of pixels.
+    """
+    height, width = x.shape[-3:-1]
+    if width % (2 * wavenumber):
+        raise ValueError(
+            f"half a period of a force of wavenumber {wavenumber} is no whole number of the "
+            f"{width} pixels of a field"
+        )
+    right, up = int(rng.integers(height)), int(rng.integers(2 * wavenumber))
+    if up % 2:
+        x = x[..., ::-1, :, :] * np.array([-1, 1], x.dtype)
+    return np.roll(x, (right, up * (width // (2 * wavenumber))), (-3, -2))
+
+
 def energy_spectrum(x: np.ndarray) -> np.ndarray:
     """Kinetic energy in shells of integer wavenumber k = 1, 2, ..., H / 2: (..., H / 2), float64.
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import absl.logging
 import tqdm
 
-from scorax.utils import parallel
+from scorax.utils import parallel, programs
 
 # These packages log every small step at level INFO. Orbax and grain log under the name "absl".
 _CHATTY = ("absl", "jax", "orbax", "PIL", "tensorboardX")
@@ -98,12 +98,21 @@ def _is_superseded(handler: logging.Handler) -> bool:
     return default or handler.name == _HANDLER or handler is absl.logging.get_absl_handler()
 
 
+class _Formatter(logging.Formatter):
+    """Shows folders by the names that users know."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return programs.shown(super().format(record))
+
+
 def _handlers(workdir: str | os.PathLike) -> list[logging.Handler]:
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "stdout.txt")
     file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return [_ConsoleHandler(), file]
+    file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console = _ConsoleHandler()
+    console.setFormatter(_Formatter())
+    return [console, file]
 
 
 @contextlib.contextmanager

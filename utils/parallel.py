@@ -20,6 +20,7 @@ from scorax.utils import peers
 Tree = Any
 AXIS = "batch"  # name of the axis that train and eval steps are mapped over
 _chosen: list[jax.Device] = []  # by `on`
+_apart = False  # set by `apart`
 
 
 def initialize() -> None:
@@ -71,6 +72,22 @@ def process_count() -> int:
 def is_primary() -> bool:
     """Returns whether this is the process that writes logs, pictures and reports."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Within it, each process works in a folder of its own, which no other process sees."""
+    global _apart
+    _apart, before = True, _apart
+    try:
+        yield
+    finally:
+        _apart = before
+
+
+def keeps_files() -> bool:
+    """Returns whether this process writes files that all processes read later."""
+    return _apart or is_primary()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,21 @@ _NO_MEMORY = (
 )
 
 
+_names: dict[str, str] = {}  # folder -> what users know it by
+
+
+def show_as(folder: str | os.PathLike, name: str) -> None:
+    """Makes `shown` replace a folder by the name that users know it by."""
+    _names[os.fspath(folder)] = name
+
+
+def shown(text: str) -> str:
+    """A message with the names that users know."""
+    for folder, name in _names.items():
+        text = text.replace(folder, name)
+    return text
+
+
 def run_program(run: Callable[[], None]) -> None:
     """Runs a program, and ends it with status 1 after an error, or 128 + signal after a signal."""
     signals.stop_at_once()
@@ -31,7 +46,7 @@ def run_program(run: Callable[[], None]) -> None:
     except Exception as e:
         if not (said := explain(e)):
             raise
-        _leave(f"error: {said}", 1)
+        _leave(f"error: {shown(said)}", 1)
     if signals.received():
         sys.exit(128 + signals.received())
 

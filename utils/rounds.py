@@ -1,8 +1,7 @@
 """Splits long work into rounds whose results are saved, so that an interruption costs one round.
 
 `<folder>/00000.npz` holds the arrays of the first round; `<folder>/settings.json` holds the
-settings that they depend on. In a run of several processes the primary process writes, and all
-processes must see the same folder.
+settings that they depend on.
 """
 
 import json
@@ -53,12 +52,12 @@ def run_rounds(
     """
     rounds = -(-size // batch_size)
     paths = [os.path.join(folder, f"{i:05d}.npz") for i in range(rounds)]
-    if parallel.is_primary():
+    if parallel.keeps_files():
         _open(folder, settings)
     with StopSignal() as stop:
         for i in _missing(paths):
             arrays = compute(i)
-            if parallel.is_primary():
+            if parallel.keeps_files():
                 save_npz(paths[i], **arrays)
             if parallel.any_process(stop.received is not None):
                 raise Stopped(f"round {i + 1} of {rounds}")

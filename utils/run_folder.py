@@ -23,15 +23,13 @@ def check_folder(workdir: str | os.PathLike, *folders: str) -> None:
     """Checks that a run can write to its folder, which need not exist, and writes nothing.
 
     Args:
-      workdir: directory of the run; a remote one ("gs://...") is not checked.
+      workdir: directory of the run.
       folders: names of more folders in `workdir` than a training writes.
 
     Raises:
       ValueError: if a file is where a folder has to be, or a folder where a file has to be, or if
         the process may not write there.
     """
-    if "://" in os.fspath(workdir):
-        return
     run = pathlib.Path(workdir)
     for folder in (*reversed(run.absolute().parents), run, *(run / f for f in _FOLDERS + folders)):
         if os.path.lexists(folder) and not folder.is_dir():
@@ -62,15 +60,14 @@ def claim(workdir: str | os.PathLike) -> Iterator[None]:
     """Keeps other trainings out of the folder of a run until the block ends, or the process dies.
 
     The primary process holds a lock of the operating system on `workdir/.lock`; the file stays, and
-    means nothing without the lock. A remote folder ("gs://...") is not locked, and neither is one
-    in a file system without locks, of which a warning tells.
+    means nothing without the lock. In a file system without locks, a warning says so instead.
 
     Raises:
       ValueError: if another process holds the lock.
     """
     with contextlib.ExitStack() as stack:
         owner = ""
-        if parallel.is_primary() and "://" not in os.fspath(workdir):
+        if parallel.is_primary():
             os.makedirs(workdir, exist_ok=True)
             file = stack.enter_context(open(pathlib.Path(workdir, _LOCK), "a+"))
             owner = _lock(file)
