@@ -139,7 +139,7 @@ def test_symmetries_are_applied_to_training_windows_only(tmp_path):
     shape = (1, config.data.length, 2, 8, 8)  # of a single window
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["x"] = np.random.default_rng(0).standard_normal(shape).astype("f")
-    fields = {"dir": str(tmp_path / "x.h5"), "image_size": 8, "random_symmetry": True}
+    fields = {"dataset": "trajectories", "dir": str(tmp_path / "x.h5"), "image_size": 8}
     config.data.update(fields | {"mean": (0.0, 0.0), "scale": (1.0, 1.0)})
     windows = [get_dataset(config, split, 8)[0]["image"] for split in ("train", "test")]
     assert [len(np.unique(w.reshape(8, -1)[:, 0])) > 1 for w in windows] == [True, False]
