@@ -43,7 +43,9 @@ ONLY = {
     "configs": SHAPES,
     "data_sources": {"utils.logging", "utils.fields"} | SHAPES,
     "sde_lib": {"utils.schedules"} | ARRAYS,
-    "datasets": {"data_sources", "utils.data_range", "utils.parallel"} | ARRAYS | SHAPES,
+    "datasets": {"data_sources", "utils.data_range", "utils.fields", "utils.parallel"}
+    | ARRAYS
+    | SHAPES,
     "models": ARRAYS,
     "models.utils": {"sde_lib", "utils.options"} | ARRAYS | SHAPES,
     "noise_levels": {"sde_lib", "utils.options"} | ARRAYS,
@@ -135,7 +137,15 @@ def test_only_what_is_installed_is_imported(name):
     allowed = {
         *("absl", "flax", "grain", "jax", "ml_collections", "numpy", "optax", "orbax", "PIL"),
         *("scipy", "sklearn", "tensorboardX", "tqdm", "matplotlib", "h5py", "diffrax", "exponax"),
-        *("array_record", "msgpack", "skimage", "safetensors", "tensorflow_datasets", "pandas"),
+        *(
+            "array_record",
+            "msgpack",
+            "skimage",
+            "safetensors",
+            "etils",
+            "tensorflow_datasets",
+            "pandas",
+        ),
     }
     allowed |= {"ot"} if room(name) == "benchmarks" else set()
     allowed |= {"wandb"} if name == "utils.writers" else set()  # asked for by training.wandb
