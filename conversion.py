@@ -21,7 +21,9 @@ from scorax.experiment import Experiment, build
 from scorax.loading import load_state, named_step
 from scorax.losses import State
 from scorax.sde_lib import get_sde
+from scorax.utils.cards import model_card
 from scorax.utils.checkpoints import Checkpoints
+from scorax.utils.logging import write_atomically
 from scorax.utils.remote import mirrored
 from scorax.utils.tables import lookup
 from scorax.weights import formats
@@ -126,9 +128,14 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
         raise ValueError(f"{target} is there already; move it away, or name another")
     with mirrored(workdir, exclusive=False, step=named_step(config)) as folder:
         state, saved = load_state(build(config), folder)
-    metadata = {"step": str(int(state.step)), "config": json.dumps(saved)}
+        step, count = int(state.step), sum(x.size for x in jax.tree.leaves(state.params_ema))
+        card = model_card(target, saved, step, count, folder)
+    metadata = {"step": str(step), "config": json.dumps(saved)}
     writer(target, state.params_ema, config, metadata)
-    return [f"{target}: the averaged weights of step {int(state.step)}"]
+    if os.path.isdir(target):
+        path = os.path.join(target, "README.md")
+        write_atomically(path, lambda file: file.write(card.encode()))
+    return [f"{target}: the averaged weights of step {step}"]
 
 
 def _write_diffusers(

@@ -18,7 +18,10 @@ import contextlib
 import logging
 import os
 import pathlib
+import shlex
 import shutil
+import sys
+import time
 from typing import Any, NoReturn
 
 import jax
@@ -39,10 +42,11 @@ from scorax.evaluators import EVALUATORS, AccuracyCurve, BatchSampler
 from scorax.experiment import CLASSIFIER, Experiment, build
 from scorax.steps import Steps
 from scorax.utils import parallel
+from scorax.utils.cards import PROGRESS
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.images import save_npz
-from scorax.utils.logging import logging_errors, progress_bar, versions, write_json
+from scorax.utils.logging import logging_errors, progress_bar, read_json, versions, write_json
 from scorax.utils.meter import Meter, Trace
 from scorax.utils.pictures import get_pictures
 from scorax.utils.remote import mirrored
@@ -82,6 +86,10 @@ class Run:
         self._sampler: BatchSampler | None = None
         self._curve: AccuracyCurve | None = None
         self._skipped = 0  # since this process started
+        self._progress, self._began = os.path.join(workdir, PROGRESS), time.monotonic()
+        set_aside_if_damaged(self._progress)
+        before = read_json(self._progress) if os.path.exists(self._progress) else {}
+        self._seconds = before.get("seconds", 0.0)  # of earlier processes, without lost steps
         self.meter = Meter(start, self.config.training.batch_size)
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
@@ -139,6 +147,10 @@ class Run:
             self._stop(f"a parameter is not finite at step {step}, which is not saved")
         self.writer.flush()  # what a run that is killed has logged before its last checkpoint stays
         self.checkpoints.save(step, state, {"next_batch": next_batch}, self.config)
+        if parallel.is_primary():
+            seconds = round(self._seconds + time.monotonic() - self._began, 1)
+            progress = {"step": step, "seconds": seconds, "command": shlex.join(sys.argv)}
+            write_json(self._progress, progress)
 
     def sample_path(self, step: int) -> str:
         """The path of the picture drawn at a step."""

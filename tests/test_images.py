@@ -99,6 +99,16 @@ def test_gif_has_every_frame_and_holds_the_last(tmp_path, channels):
     assert durations == [200, 200, 200, 1500]
 
 
+@pytest.mark.parametrize("frames, size", [(40, 96), (3, 700)])
+def test_a_large_animation_keeps_to_the_limit(frames, size, tmp_path):
+    """Noise in colour, of which neither palettes nor repetition save anything."""
+    noise = np.random.default_rng(0).random((frames, 9, size // 3, size // 3, 3))
+    images.save_gif(tmp_path / "a.gif", noise)
+    assert 0.2 * images.GIF_BYTES < (tmp_path / "a.gif").stat().st_size <= images.GIF_BYTES
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames >= min(frames, 20)
+
+
 def test_gif_of_no_frames_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"\(F, N, H, W, C\)"):
         images.save_gif(tmp_path / "a.gif", np.zeros((0, 1, 4, 4, 1)))

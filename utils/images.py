@@ -5,6 +5,7 @@ images with more than three channels, pictures show the first three, and of two 
 grey, side by side. Files are written atomically, so that no partial file appears under its name.
 """
 
+import io
 import math
 import os
 import zipfile
@@ -17,6 +18,8 @@ from PIL import Image
 
 from scorax.utils.logging import write_atomically
 
+GIF_BYTES = 1_000_000  # largest size of an animation
+_GIF_COLORS, _GIF_FRAMES = 16, 20  # left of a larger one, before it loses pixels
 _GRID_PIXELS = 600  # grids of tiny images are enlarged to about this width or height
 
 
@@ -124,11 +127,35 @@ def save_gif(
 def write_gif(
     file: BinaryIO, pictures: Sequence[np.ndarray], seconds: float = 4.0, hold: float = 2.0
 ) -> None:
-    """Writes pictures, uint8 (H, W[, 3]), as an animation; see `save_gif`."""
-    each = min(max(seconds / len(pictures), 0.04), 0.5)  # viewers slow down shorter frames
-    durations = [round(1000 * s) for s in [each] * (len(pictures) - 1) + [hold]]
-    first, *rest = map(Image.fromarray, pictures)
-    first.save(file, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    """Writes pictures, uint8 (H, W[, 3]), as an animation of at most `GIF_BYTES`; see `save_gif`.
+
+    A larger one loses colours, then frames, then pixels.
+    """
+    frames = [Image.fromarray(picture) for picture in pictures]
+    data = _encode_gif(frames, seconds, hold)
+    if len(data) > GIF_BYTES:  # noise does not compress
+        data = _encode_gif(frames, seconds, hold, _GIF_COLORS)
+    while len(data) > GIF_BYTES and (len(frames) > _GIF_FRAMES or min(frames[0].size) > 32):
+        if len(frames) > _GIF_FRAMES:
+            count = max(len(frames) * 3 // 4, _GIF_FRAMES)
+            kept = np.linspace(0, len(frames) - 1, count).round().astype(int)
+            frames = [frames[i] for i in kept]
+        else:
+            frames = [frame.reduce(2) for frame in frames]
+        data = _encode_gif(frames, seconds, hold, _GIF_COLORS)
+    file.write(data)
+
+
+def _encode_gif(
+    frames: Sequence[Image.Image], seconds: float, hold: float, colors: int = 256
+) -> bytes:
+    each = min(max(seconds / len(frames), 0.04), 0.5)  # viewers slow down shorter frames
+    durations = [round(1000 * s) for s in [each] * (len(frames) - 1) + [hold]]
+    if colors < 256:
+        frames = [frame.quantize(colors, dither=Image.Dither.NONE) for frame in frames]
+    (first, *rest), buffer = frames, io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    return buffer.getvalue()
 
 
 def save_npz(path: str | os.PathLike, /, **arrays: np.ndarray) -> None:

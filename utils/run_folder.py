@@ -14,7 +14,7 @@ from scorax.utils import parallel
 from scorax.utils.logging import read_json
 
 _FOLDERS = ("checkpoints", "samples", "tensorboard")
-_FILES = ("config.json", "versions.json", "stdout.txt")
+_FILES = ("config.json", "versions.json", "progress.json", "stdout.txt")
 _LOCK = ".lock"
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,53 @@
+"""The notebooks run, are small, and use nothing that a user could not."""
+
+import ast
+import os
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from pages import ROOT
+
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def read(name):
+    return nbformat.read(ROOT / "notebooks" / name, as_version=4)
+
+
+def test_there_are_six_in_order():
+    assert [name[:2] for name in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_is_small_and_has_its_pictures(name):
+    assert (ROOT / "notebooks" / name).stat().st_size < 1_000_000
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_uses_public_names_only(name):
+    for cell in read(name).cells:
+        if cell.cell_type != "code":
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module.partition(".")[0] not in ("tests", "benchmarks", "tools")
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            else:
+                names = [node.attr] if isinstance(node, ast.Attribute) else []
+            assert not any(n.startswith("_") and not n.startswith("__") for n in names), names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_runs(name):
+    notebook = read(name)
+    resources = {"metadata": {"path": str(ROOT)}}
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
+    NotebookClient(notebook, timeout=300, resources=resources).execute(env=environment)
