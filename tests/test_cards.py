@@ -7,9 +7,9 @@ import pytest
 import runs
 from scorax import conversion, run_lib
 from scorax.run_lib import train
+from scorax.tools import results
 from scorax.utils.cards import headlines, model_card
 from scorax.utils.logging import read_json, write_json
-from tools import results
 
 REPORT = {
     "bpd": {"num_examples": 64, "bpd": 3.125, "stderr": 0.1},

@@ -17,10 +17,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from scorax.tools import list_configs
 from scorax.utils import command_line
 from scorax.utils.cards import QUANTITIES, headlines
 from scorax.utils.logging import read_json, write_atomically
-from tools import list_configs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
