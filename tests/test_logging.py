@@ -6,11 +6,12 @@ import logging
 import re
 import subprocess
 import sys
+import time
 
 import absl.logging
 import pytest
 
-from scorax.utils import checkpoints, parallel
+from scorax.utils import bars, checkpoints, parallel
 from scorax.utils import logging as run_logging
 
 
@@ -91,11 +92,21 @@ def test_progress_bar_in_a_file(capsys):
         for _ in range(60):
             bar.set_postfix(loss=0.125, refresh=False)
             bar.update(1)
-    err = capsys.readouterr().err
-    assert "\x1b" not in err
-    assert len(re.findall("train", err)) == 2  # at the start and at the end, not 60 times
-    assert "train: 40/100" in err
-    assert re.search(r"train: 100/100 .* steps/s, 00:00 left, loss=0\.125", err)
+            logging.getLogger("x").warning("beside the bar")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "beside" not in line]
+    assert len(lines) == 2 and not any(c in "".join(lines) for c in "\x1b\r")
+    assert lines[0].startswith("train: 40/100")
+    assert re.search(r"^train: 100/100 .* steps/s, 00:00 left, loss=0\.125$", lines[1])
+
+
+def test_a_line_a_minute_in_a_file(capsys, monkeypatch):
+    monkeypatch.setattr(bars, "INTERVAL", 0.05)
+    with run_logging.progress_bar(total=1000, desc="train") as bar:
+        for _ in range(4):
+            time.sleep(0.1)
+            bar.update(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.search(r"train: (\d)/", line)[1] for line in lines] == list("012344")
 
 
 def test_write_json_is_atomic(tmp_path):

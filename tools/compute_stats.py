@@ -14,17 +14,17 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-import tqdm
 from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
 from scorax.data_sources.source import SPLITS
 from scorax.utils import command_line
+from scorax.utils.bars import Bar
 
 
 def _progress(parts: Iterable, total: int) -> Iterable:
-    return tqdm.tqdm(parts, "features", total, unit=" parts")
+    return Bar(parts, "features", total, unit=" parts")
 
 
 def run(argv: list[str]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 import ml_collections
-import tqdm
 
 from scorax import experiment, sampling
+from scorax.utils.bars import Bar
 from scorax.utils.shapes import example_shape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +142,7 @@ def _line(cells: tuple[str, ...]) -> str:
 def main() -> None:
     """Writes the page."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    PAGE.write_text(page([row(name) for name in tqdm.tqdm(names(), "configs", unit=" configs")]))
+    PAGE.write_text(page([row(name) for name in Bar(names(), "configs", unit=" configs")]))
 
 
 if __name__ == "__main__":

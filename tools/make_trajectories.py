@@ -19,12 +19,12 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
-import tqdm
 from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
 from scorax.utils import command_line
+from scorax.utils.bars import Bar
 from scorax.utils.logging import read_json, write_atomically, write_json
 
 SHARES = {"train": 0.8, "valid": 0.9, "test": 1.0}  # where each file ends
@@ -81,7 +81,7 @@ def make(config: ml_collections.ConfigDict, workers: int, batch: int) -> None:
     left = [i for i in range(s.trajectories) if not (parts / f"{i:05d}.npy").exists()]
     jobs = [left[i : i + batch] for i in range(0, len(left), batch)]
     settings = config.to_json()
-    with tqdm.tqdm(total=s.trajectories, initial=s.trajectories - len(left), unit="traj") as bar:
+    with Bar(total=s.trajectories, initial=s.trajectories - len(left), unit="traj") as bar:
         if min(workers, len(jobs)) <= 1:
             for job in jobs:
                 bar.update(_simulate(settings, job))

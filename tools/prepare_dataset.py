@@ -17,16 +17,15 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-import tqdm
-
 from scorax.data_sources import preparation
 from scorax.data_sources.source import SPLITS
 from scorax.data_sources.values import BACKGROUNDS, Values
 from scorax.utils import command_line
+from scorax.utils.bars import Bar
 
 
 def _progress(items: Iterable[Any], total: int, split: str) -> Iterable[Any]:
-    return tqdm.tqdm(items, total=total, desc=split, unit=" images")
+    return Bar(items, total=total, desc=split, unit=" images")
 
 
 def _get_parser() -> command_line.Parser:

@@ -15,17 +15,17 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-import tqdm
 from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
 from scorax.data_sources import images
 from scorax.utils import command_line
+from scorax.utils.bars import Bar
 
 
 def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    return tqdm.tqdm(items, total=total, unit=f" {what}")
+    return Bar(items, total=total, unit=f" {what}")
 
 
 def run(argv: list[str]) -> None:

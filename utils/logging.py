@@ -21,6 +21,7 @@ import absl.logging
 import tqdm
 
 from scorax.utils import parallel, programs
+from scorax.utils.bars import Bar
 
 # These packages log every small step at level INFO. Orbax and grain log under the name "absl".
 _CHATTY = ("absl", "jax", "orbax", "PIL", "tensorboardX")
@@ -36,7 +37,6 @@ _PACKAGES = (
 )
 _log = logging.getLogger(__name__)
 _HANDLER = "utils.logging"  # name of the handlers that setup() adds
-_NON_TERMINAL_INTERVAL = 10.0  # seconds between two lines of a progress bar in a file
 
 
 class _ConsoleHandler(logging.Handler):
@@ -129,30 +129,25 @@ def logging_errors(workdir: str) -> Iterator[None]:
         raise
 
 
-def progress_bar(total: int, initial: int = 0, desc: str = "") -> tqdm.tqdm:
+def progress_bar(total: int, initial: int = 0, desc: str = "") -> Bar:
     """Returns a progress bar with steps, steps per second and the time left.
 
     Callers may add values with `set_postfix(loss=..., refresh=False)`. Non-primary processes show
-    no bar. If stderr is a file, a line is written at most every ten seconds.
+    no bar.
 
     Args:
       total: number of steps of the whole run.
       initial: number of steps already done.
       desc: the word in front of the bar.
     """
-    terminal = sys.stderr.isatty()
-    return tqdm.tqdm(
+    return Bar(
         total=total,
         initial=initial,
         desc=desc,
         unit=" steps",
         bar_format="{desc}: {n_fmt}/{total_fmt} |{bar:20}| {rate_noinv_fmt}, {remaining} left"
         "{postfix}",
-        mininterval=0.1 if terminal else _NON_TERMINAL_INTERVAL,
-        dynamic_ncols=terminal,
-        ascii=not terminal,
         disable=not parallel.is_primary(),
-        file=sys.stderr,
     )
 
 
