@@ -3,9 +3,9 @@
     python -m tools.make_trajectories --config configs/kolmogorov/small.py
     python main.py --config configs/kolmogorov/small.py --mode train
 
-The 32 trajectories of 192 states took 2 minutes and the training 6 on two idle cores of an AMD
-EPYC (9 and 36 minutes beside other programs on slower ones). Scenarios of observations are
-variants, as in configs/kolmogorov/small.py:extrapolation.
+The 32 trajectories of 192 states took 2 minutes on two idle cores of an AMD EPYC, and the training
+36 minutes on the same beside other programs. Scenarios of observations are variants, as in
+configs/kolmogorov/small.py:extrapolation.
 """
 
 import ml_collections
