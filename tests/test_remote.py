@@ -113,6 +113,19 @@ def test_a_crash_loses_nothing_on_the_same_machine(bucket):
         assert (bucket / "late").exists()
 
 
+def test_a_checkpoint_that_was_not_uploaded_in_full_is_not_there(bucket, elsewhere):
+    with mirrored(URL, exclusive=True):
+        pass
+    write(bucket, checkpoints__30__x="half of it", samples__a="1")
+    elsewhere()
+    with mirrored(URL, exclusive=True) as folder:
+        assert os.listdir(folder) == ["samples"]
+    (bucket / ".mirror.json").unlink()  # copied there by hand, so taken as it is
+    elsewhere("third")
+    with mirrored(URL, exclusive=True) as folder:
+        assert os.path.exists(f"{folder}/checkpoints/30/x")
+
+
 def test_another_machine_waits_for_a_sign_of_life_and_takes_over(bucket, elsewhere, caplog):
     mirror = remote._Mirror(URL, exclusive=True)
     mirror.open(None)

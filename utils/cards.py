@@ -84,7 +84,7 @@ def headlines(report: dict[str, Any]) -> Iterator[tuple[str, str, float, int | N
             for name, value in _flat(numbers):
                 last = name.split(" ")[-1]
                 if last in QUANTITIES and isinstance(value, int | float):
-                    shown = name.removesuffix(last) + QUANTITIES[last]
+                    shown = name.removesuffix(last).removeprefix("samples ") + QUANTITIES[last]
                     yield task, shown, float(value), counts[0] if counts else None
 
 

@@ -197,9 +197,10 @@ class _Mirror:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         self._seen, names = {}, self._list(self._remote)
-        steps = sorted(record.get("checkpoints") or {int(s) for n in names if (s := _step_of(n))})
+        # A folder without a record was copied there by hand.
+        steps = sorted(record.get("checkpoints", {int(s) for n in names if (s := _step_of(n))}))
         wanted = steps[-_KEPT:] if step is None else [step]
-        names = [n for n in names if int(_step_of(n) or wanted[0]) in wanted] if wanted else names
+        names = [n for n in names if not (s := _step_of(n)) or int(s) in wanted]
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(self._fetch, names))
         _log.info("%s is mirrored in %s", self.url, self.folder)
