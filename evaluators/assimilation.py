@@ -162,12 +162,17 @@ class Assimilation(Problem):
 
     def _interpolate(self, y: np.ndarray) -> np.ndarray | None:
         """Coarse fields at full resolution; None if y is something else."""
-        factor, every = (self.settings.get(k, 1) for k in ("factor", "every"))
+        factor, every = (self.settings.get(k) for k in ("factor", "every"))
         states, *size = self.shape
-        fields = len(self.shape) == 4 and y.ndim == 5
-        if not fields or [n * factor for n in y.shape[2:4]] + [y.shape[4]] != size:
+        y = y[..., None] if y.ndim == 4 else y  # vorticity
+        if (
+            not factor
+            or len(size) != 3
+            or y.ndim != 5
+            or [n * factor for n in y.shape[2:4]] != size[:2]
+        ):
             return None
-        x = np.full((len(y), *self.shape), np.nan, np.float32)
+        x = np.full((len(y), states, *size[:2], y.shape[4]), np.nan, np.float32)
         x[:, ::every] = upsample(y, factor)
         return x
 

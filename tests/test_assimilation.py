@@ -15,6 +15,7 @@ from scorax.conditioning.observations import OBSERVATIONS
 from scorax.configs.parts import VARIANTS
 from scorax.evaluators import check
 from scorax.evaluators.assimilation import Assimilation
+from scorax.utils.fields import upsample
 from scorax.utils.options import configured
 
 
@@ -96,6 +97,14 @@ def test_a_picture_of_an_observation_has_its_values_where_they_are_about():
     coarse = problem_of(observation="coarse", operator_factor=4, observe_every=1)
     constant = coarse.to_image(np.ones((1, 9, 2, 2, 2), np.float32))
     np.testing.assert_allclose(constant, 1)
+
+
+def test_a_picture_of_vorticity_is_not_taken_for_velocities():
+    problem = problem_of(observation="saturation", operator_factor=2, observe_every=1)
+    y = np.asarray(problem.operator(jnp.asarray(FIELDS[:, :9, :8, :8])))
+    shown = problem.to_image(y)
+    np.testing.assert_allclose(shown[..., 0], upsample(y[..., None], 2)[..., 0], rtol=1e-6)
+    assert shown.shape == (*y.shape[:2], 8, 8, 1)
 
 
 # Files and mistakes
