@@ -26,7 +26,8 @@ from scorax import loading
 from scorax.data_sources.dynamics import Lorenz63
 from scorax.data_sources.trajectories import load_chain
 from scorax.metrics.filtering import particle_filter, weak_4d_var
-from scorax.utils.pictures import fan, plot, save_picture
+from scorax.utils.pictures import fan, save_picture
+from scorax.utils.plots import plot
 
 STATES, PARTICLES = 65, 16_384
 OBSERVATIONS = {"lo": (8, 0.05), "hi": (1, 0.25)}  # every so many states, noise / scale

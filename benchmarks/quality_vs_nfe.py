@@ -39,6 +39,7 @@ from scorax.utils import images
 from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.utils.logging import progress_bar, versions, write_json
+from scorax.utils.plots import style
 from scorax.utils.shapes import image_shape
 
 # Evaluations of the few-step solvers, steps of the predictor-corrector sampler, and tolerances of
@@ -268,6 +269,7 @@ def report_all(out: Path, picture: str) -> None:
             raise ValueError(f"{path} does not exist; measure it first: quality_vs_nfe {name}")
         reports[name] = json.loads(path.read_text())
     mixture, digits = reports["mixture"], reports["images"]
+    plt.rcParams.update(style())
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
     for sde, title in (("vesde", "VE"), ("vpsde", "VP"), ("subvpsde", "sub-VP")):
         rows = [r for r in mixture["rows"] if r["sde"] == sde]

@@ -1,8 +1,8 @@
 """The task "accuracy": the share of noisy images that a noise classifier gets right, by level."""
 
-import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ from scorax.experiment import Experiment
 from scorax.noise_levels import ratio_range
 from scorax.utils import parallel
 from scorax.utils.arrays import batch_mul
-from scorax.utils.logging import write_atomically
+from scorax.utils.pictures import save_picture
+from scorax.utils.plots import plot
 
 _log = logging.getLogger(__name__)
 
@@ -78,17 +79,13 @@ class AccuracyCurve:
 
     def save_plot(self, path: str | os.PathLike, accuracy: np.ndarray, step: int) -> None:
         """Writes a PNG of accuracy (K,) against noise level."""
-        from matplotlib.figure import Figure  # slow to load, and used by few runs
 
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        title = f"{self._what}; step {step}"
-        axes = figure.add_subplot(
-            title=title, xlabel="noise level sigma / mu", ylabel="accuracy", xscale="log"
-        )
-        axes.plot(self.levels, accuracy, marker="o")
-        axes.set_ylim(0, 1.02)
-        axes.grid(alpha=0.3)
-        write_atomically(path, functools.partial(figure.savefig, format="png", dpi=100))
+        def draw(axes: Sequence[Any]) -> None:
+            axes[0].plot(self.levels, accuracy, marker="o")
+            axes[0].set(title=f"{self._what}; step {step}", xscale="log", ylim=(0, 1.02))
+            axes[0].set(xlabel="noise level sigma / mu", ylabel="accuracy")
+
+        save_picture(path, plot(1, 1, draw, (6.0, 4.0)))
 
 
 def evaluate_accuracy(context: TaskContext) -> Numbers:

@@ -12,7 +12,8 @@ from scorax.evaluators.samples import read_archive
 from scorax.metrics import recurrent
 from scorax.metrics.points import wasserstein_1d
 from scorax.metrics.series import autocorrelation, fit_ou
-from scorax.utils.pictures import fan, plot
+from scorax.utils.pictures import fan
+from scorax.utils.plots import plot
 
 _log = logging.getLogger(__name__)
 

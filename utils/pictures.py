@@ -2,8 +2,7 @@
 
 A row of `PICTURES` is what differs between images, series, points and fields; everything else asks
 the row of `config.data.kind`. Examples are (N, *S) in units of the data: images in [0, 1], other
-kinds as `utils.data_range` describes. Plots are drawn with matplotlib, which is imported when it is
-needed.
+kinds as `utils.data_range` describes.
 """
 
 import math
@@ -17,6 +16,7 @@ from PIL import Image
 from scorax.utils import images
 from scorax.utils.fields import vorticity
 from scorax.utils.logging import write_atomically
+from scorax.utils.plots import plot
 from scorax.utils.tables import lookup
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of a fan
@@ -24,7 +24,6 @@ _LINES = 12  # largest number of series drawn as lines
 _PANELS = 16  # largest number of panels
 _COLUMNS = 8  # largest number of samples of an image
 _FIELDS = 8  # largest number of fields
-_INCH = 100  # pixels
 Limits = Any  # of the axes of a plot, so that the frames of an animation agree
 
 
@@ -75,22 +74,6 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
         Image.fromarray(picture).save(file, format="PNG")
 
     write_atomically(path, write)
-
-
-def plot(rows: int, columns: int, draw: Callable[[Any], None], size: tuple[float, float]) -> Any:
-    """Draws a figure of rows x columns panels, each of a size in inches: uint8 (H, W, 3).
-
-    `draw` is given the axes, a flat list.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((columns * size[0], rows * size[1]), dpi=_INCH, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    draw(axes)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _compare_images(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | None) -> np.ndarray:
@@ -148,10 +131,11 @@ def _compare_series(y: np.ndarray, samples: np.ndarray, originals: np.ndarray | 
             if originals is not None:
                 ax.plot(originals[i, :, k], color="C3", lw=1, label="truth")
             ax.plot(y[i, :, k], ".", color="k", ms=3, label="known")
-            ax.set_title(f"series {i}" + (f", channel {k}" if channels > 1 else ""), fontsize=9)
+            title = f"series {i}" + (f", channel {k}" if channels > 1 else "")
+            ax.set(title=title, xlabel="time step")
         for ax in axes[len(shown) :]:
             ax.set_axis_off()
-        axes[0].legend(fontsize=7, loc="best")
+        axes[0].legend(loc="best")
 
     return plot(math.ceil(len(shown) / columns), columns, draw, (6.0, 2.4))
 
@@ -163,7 +147,7 @@ def _draw_points(x: np.ndarray, columns: int | None = None, limits: Limits = Non
 
     def draw(axes: Sequence[Any]) -> None:
         axes[0].plot(*pair.T, ".", ms=max(2.0, 120 / math.sqrt(len(x))), alpha=0.6, mew=0)
-        axes[0].set(xlim=limits[0], ylim=limits[1], aspect="equal")
+        axes[0].set(xlim=limits[0], ylim=limits[1], aspect="equal", xlabel="x", ylabel="y")
 
     return plot(1, 1, draw, (5.0, 5.0))
 
