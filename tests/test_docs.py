@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from pages import ROOT, blocks, run
@@ -12,6 +13,16 @@ from pages import ROOT, blocks, run
 
 def test_the_page_about_python_has_three_programs():
     assert len(blocks("python.md")) == 3
+
+
+@pytest.mark.slow
+def test_the_program_of_the_readme_runs(monkeypatch):
+    (program,) = blocks("../README.md")
+    assert len(program.splitlines()) <= 12
+    _, names = run(program, monkeypatch)
+    assert names["digits"].shape == names["restored"].shape == (16, 28, 28, 1)
+    misfit = names["blocks"](names["model"].to_model(names["restored"])) - names["y"]
+    assert 0.03 < float((misfit**2).mean() ** 0.5) < 0.1  # the noise is 0.05
 
 
 @pytest.mark.slow
@@ -88,3 +99,11 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     assert "get_pc_sampler" in (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["points.md", "data_assimilation.md"])
+def test_the_programs_of_a_page_run(page, monkeypatch):
+    for program in blocks(page):
+        _, names = run(program, monkeypatch)
+        assert np.isfinite(names["points" if page == "points.md" else "x"]).all()
