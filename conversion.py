@@ -129,7 +129,7 @@ def export_weights(workdir: str, config: Config, format: str, target: str) -> li
     with mirrored(workdir, exclusive=False, step=named_step(config)) as folder:
         state, saved = load_state(build(config), folder)
         step, count = int(state.step), sum(x.size for x in jax.tree.leaves(state.params_ema))
-        card = model_card(target, saved, step, count, folder)
+        card = model_card(target, config, step, count, folder)
     metadata = {"step": str(step), "config": json.dumps(saved)}
     writer(target, state.params_ema, config, metadata)
     if os.path.isdir(target):

@@ -97,18 +97,22 @@ def _flat(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def model_card(
-    target: str, config: dict[str, Any], step: int, parameters: int, run: str | None = None
+    target: str,
+    config: ml_collections.ConfigDict,
+    step: int,
+    parameters: int,
+    run: str | None = None,
 ) -> str:
     """Returns the card of weights.
 
     Args:
       target: path of the weights, as users will load them.
-      config: the config of the training.
+      config: the whole config of the training.
       step: number of training steps.
       parameters: number of parameters.
       run: folder of the run; None if there is none.
     """
-    data, training = config["data"], config["training"]
+    data, training = config.data, config.training
     progress = _read(run, PROGRESS)
     seconds = progress.get("seconds") if progress.get("step") == step else None
     versions = _read(run, "versions.json")
@@ -120,22 +124,22 @@ def model_card(
         for task, quantity, value, count in headlines(report)
     ]
     table = "\n".join(["| task | quantity | value | examples |", "|---|---|---|---|", *lines])
-    shape = "x".join(map(str, example_shape(ml_collections.ConfigDict(config))))
+    shape = "x".join(map(str, example_shape(config)))
     return _CARD.format(
         name=os.path.basename(os.path.normpath(target)),
-        model=config["model"]["name"],
+        model=config.model.name,
         parameters=parameters,
-        sde=training["sde"],
-        objective=training["objective"],
-        dataset=data["dataset"],
+        sde=training.sde,
+        objective=training.objective,
+        dataset=data.dataset,
         shape=shape,
-        licence=LICENCES.get(data["dataset"].lower(), _UNKNOWN),
+        licence=LICENCES.get(data.dataset.lower(), _UNKNOWN),
         steps=step,
-        batch=training["batch_size"],
+        batch=training.batch_size,
         time=f" in {seconds / 60:.0f} minutes" if seconds else "; the time was not recorded",
         command=f"`{progress['command']}`" if "command" in progress else "not recorded",
         versions=said or "not recorded",
-        measured=table if lines else "Nothing: not run.",
+        measured=table if lines else "No evaluation of this step is in the folder of the run.",
         path=target,
     )
 
