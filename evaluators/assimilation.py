@@ -161,19 +161,21 @@ class Assimilation(Problem):
         return np.where(seen, back / np.where(seen, weight, 1), np.nan) if seen.any() else back
 
     def _interpolate(self, y: np.ndarray) -> np.ndarray | None:
-        """Coarse fields at full resolution; None if y is something else."""
+        """Coarse fields, or a patch of them in the middle, at full resolution; None for others."""
         factor, every = (self.settings.get(k) for k in ("factor", "every"))
-        states, *size = self.shape
         y = y[..., None] if y.ndim == 4 else y  # vorticity
-        if (
-            not factor
-            or len(size) != 3
-            or y.ndim != 5
-            or [n * factor for n in y.shape[2:4]] != size[:2]
-        ):
+        if not factor or len(self.shape) != 4 or y.ndim != 5:
             return None
-        x = np.full((len(y), states, *size[:2], y.shape[4]), np.nan, np.float32)
-        x[:, ::every] = upsample(y, factor)
+        states, height, width, _ = self.shape
+        h, w = factor * y.shape[2], factor * y.shape[3]
+        if (h, w) == (height, width):
+            fine = upsample(y, factor)
+        else:  # the edges of a patch are no neighbours
+            padded = np.pad(y, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), "edge")
+            fine = upsample(padded, factor)[:, :, factor:-factor, factor:-factor]
+        x = np.full((len(y), states, height, width, y.shape[4]), np.nan, np.float32)
+        top, left = (height - h) // 2, (width - w) // 2
+        x[:, ::every, top : top + h, left : left + w] = fine
         return x
 
     def likeness(self, x: np.ndarray, truth: np.ndarray, y: np.ndarray) -> Arrays:

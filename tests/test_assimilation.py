@@ -107,6 +107,14 @@ def test_a_picture_of_vorticity_is_not_taken_for_velocities():
     assert shown.shape == (*y.shape[:2], 8, 8, 1)
 
 
+def test_a_picture_of_a_patch_is_in_the_middle():
+    problem = problem_of(observation="patch", operator_factor=2, observe_every=3)
+    shown = problem.to_image(np.ones((1, 3, 2, 2, 2), np.float32))
+    assert np.isnan(shown[:, 1]).all()
+    expected = np.pad(np.ones((4, 4)), 2, constant_values=np.nan)
+    np.testing.assert_array_equal(shown[0, 3, ..., 0], expected)
+
+
 # Files and mistakes
 
 
