@@ -164,7 +164,7 @@ def test_accuracy_counts_what_the_classifier_says_of_noisy_images(trained, monke
 
 def test_exported_weights_are_those_of_the_run(trained, exported, tmp_path):
     config, workdir, state = trained
-    assert {p.name for p in exported.iterdir()} == {"config.json", "model.safetensors"}
+    assert {p.name for p in exported.iterdir()} == {"README.md", "config.json", "model.safetensors"}
     assert json.loads((exported / "config.json").read_text()) == json.loads(
         (workdir / "config.json").read_text()
     )
