@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-import store
 
 import runs
+import store
 from scorax import run_lib
 from scorax.utils import parallel, remote
 from scorax.utils.checkpoints import Checkpoints
+from scorax.utils.programs import shown
 from scorax.utils.remote import mirrored
 
 URL = "gs://bucket/runs/one"
@@ -164,10 +165,13 @@ def test_an_outage_is_survived_and_one_at_the_end_is_told(bucket, tmp_path):
         down.unlink()
         wait_until(lambda: (bucket / "a").exists())
     said = "cannot be written to .ConnectionError: the stand-in is down.; all files are in"
-    with pytest.raises(ValueError, match=f"^{URL} {said}"):
+    with pytest.raises(ValueError, match=f"^{URL} {said}") as failed:
         with mirrored(URL, exclusive=True) as folder:
             write(folder, b="2")
             down.touch()
+    # The console shows the local folder here, and its remote name everywhere else.
+    assert f"files are in {os.path.dirname(folder)}, and the same" in shown(str(failed.value))
+    assert shown(f"{folder}/samples") == f"{URL}/samples"
     with pytest.raises(ValueError, match=f"^{URL} cannot be used .ConnectionError: .*; check its"):
         with mirrored(URL, exclusive=True):
             raise AssertionError

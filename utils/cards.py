@@ -34,12 +34,12 @@ QUANTITIES = {
     "residual_of_truth": "the same of the truth",
     "accuracy": "accuracy",
 }
-# Of data sets whose authors state one; of simulated data there is none.
+# Licences that the authors of data sets state. Simulated data need none.
 LICENCES = {
     "mnist": "CC BY-SA 3.0 (Yann LeCun, Corinna Cortes)",
     "fashion_mnist": "MIT (Zalando)",
     "celeba": "non-commercial research only, by its authors",
-    "ffhq": "CC BY-NC-SA 4.0 (NVIDIA), and that of each photograph",
+    "ffhq": "CC BY-NC-SA 4.0 (NVIDIA); each photograph has a licence of its own",
     "afhq": "CC BY-NC 4.0 (Clova AI)",
     **dict.fromkeys(
         (

@@ -92,7 +92,7 @@ class _Mirror:
         self.home = pathlib.Path(cache, "scorax", "remote", scheme, path)
         self.home = self.home / f"{name}-{parallel.process_index()}"
         self.folder = self.home / "run"
-        show_as(self.folder, self.url)
+        show_as(self.folder, self.url)  # so messages about the local copy itself name `home`
         self._state = self.home / "state.json"
         state = _read(self._state)
         self._owner = state.get("owner") or uuid.uuid4().hex
@@ -162,7 +162,7 @@ class _Mirror:
                     again = ", and the same command on this machine uploads them"
                     raise ValueError(
                         f"{self.url} cannot be written to ({type(error).__name__}: {error}); all "
-                        f"files are in {self.folder}{again if self._exclusive else ''}"
+                        f"files are in {self.home}{again if self._exclusive else ''}"
                     ) from error
                 time.sleep(_PAUSE * 2**k)
 
@@ -191,7 +191,7 @@ class _Mirror:
         """Makes the local folder equal to the remote one, unless it is the newer one."""
         record = _read(self._remote / _RECORD)
         if self.folder.is_dir() and record.get("owner") == self._owner:
-            _log.info("%s: continuing from its copy in %s", self.url, self.folder)
+            _log.info("%s: continuing from its copy in %s", self.url, self.home)
             return
         if self.folder.exists():
             shutil.rmtree(self.folder)
@@ -203,7 +203,7 @@ class _Mirror:
         names = [n for n in names if not (s := _step_of(n)) or int(s) in wanted]
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(self._fetch, names))
-        _log.info("%s is mirrored in %s", self.url, self.folder)
+        _log.info("%s is mirrored in %s", self.url, self.home)
 
     def _upload(self, started: bool = False, ended: bool = False) -> None:
         """Uploads what has changed, and deletes what was deleted.
