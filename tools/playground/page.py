@@ -1,0 +1,460 @@
+"""The page: tabs that draw, complete and restore images, and one for points in the plane.
+
+All settings are in the address of the page, so that a link or a reload restores them. Pictures are
+part of the page itself: nothing is written to disk, and each can be stepped through, with a slider
+that the keyboard moves too, from noise to data.
+"""
+
+import base64
+import html
+import io
+import json
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from scorax.conditioning import MASKS, get_mask
+from scorax.data_sources.points import POINTS
+from scorax.tools.playground.canvas import RED, read_canvas, to_canvas
+from scorax.tools.playground.plane import MOST as MOST_POINTS
+from scorax.tools.playground.plane import SDES, Plane
+from scorax.tools.playground.studio import MOST, OPERATORS, How, Moment, Studio, methods
+from scorax.utils.images import make_grid
+
+SIDE = 280  # pixels of the canvas
+PAINTED = "red paint, or else the lower half"
+EMPTY = "an empty canvas"
+ANY = "any"
+_PLAYED = 24  # pictures of moving points
+_PAUSE = 0.05  # seconds between two pictures that are sent
+
+CSS = """
+.playground figure { margin: 0 0 1rem; }
+.playground figure img { image-rendering: pixelated; width: 100%; max-width: 560px; display: block;
+  background: #000; border-radius: 4px; }
+.playground figure.plot img { image-rendering: auto; background: #fff; }
+.playground figure.small img { max-width: 200px; }
+.playground figcaption, .playground figure label { display: block; margin-top: .4rem; }
+.playground input[type=range] { width: 100%; max-width: 560px; display: block; height: 2rem; }
+.playground [role=alert] { border-left: 4px solid #d55e00; padding-left: .6rem; font-weight: 600; }
+"""
+# Readers of screens are told what the status says, and only that.
+READY_JS = """() => {
+  document.querySelectorAll('.status').forEach(e => e.setAttribute('aria-live', 'polite'));
+}"""
+_MOVE = (
+    "const f = JSON.parse(this.dataset.frames), i = this.closest('figure').querySelector('img');"
+    "i.src = 'data:image/png;base64,' + f[this.value]"
+)
+
+Outputs = tuple[Any, Any]  # of a run: the pictures, the status
+
+
+def build(networks: Mapping[str, Callable[[], Studio]]) -> gr.Blocks:
+    """Makes the page.
+
+    Args:
+      networks: name -> a function that loads the network when it is first asked for; the first is
+        shown when the page opens.
+    """
+    studios: dict[str, Studio] = {}
+
+    def studio_of(network: str) -> Studio:
+        if network not in networks:
+            raise ValueError(f"{network!r} is no network; choose from: {', '.join(networks)}")
+        if network not in studios:
+            studios[network] = networks[network]()
+        return studios[network]
+
+    first = studio_of(next(iter(networks)))
+    plane = Plane()
+    with gr.Blocks(title="scorax playground", analytics_enabled=False) as page:
+        gr.Markdown(
+            "# scorax playground\nDraw with a score-based diffusion model, and watch noise become "
+            "data. Everything runs on the computer that serves this page."
+        )
+        with gr.Row(elem_classes="playground"):
+            network = gr.Dropdown(list(networks), label="Network", interactive=True)
+            sampler = gr.Dropdown(methods(), value="dpmpp_2m_sde", label="Sampler")
+            steps = gr.Slider(1, 200, value=20, step=1, label="Steps")
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+        common = {"network": network, "sampler": sampler, "steps": steps, "seed": seed}
+        with gr.Tabs() as tabs:
+            tabs_of = [
+                _drawing(studio_of, first, common),
+                _completion(studio_of, first, common),
+                _restoration(studio_of, first, common),
+                _points(plane, common),
+            ]
+        controls = common | {name: c for tab in tabs_of for name, c in tab.controls.items()}
+        with gr.Accordion("Link to these settings", open=False):
+            link = gr.Textbox(label="Link", buttons=["copy"], interactive=False)
+            notice = gr.HTML(elem_classes="playground status")
+        for tab in tabs_of:
+            linked = common | tab.controls
+            link_js = _link_js(tab.name, list(linked))
+            tab.button.click(None, list(linked.values()), link, js=link_js)
+            tab.run()
+
+        def restore(request: gr.Request) -> list[Any]:
+            return _restore(controls, request)
+
+        page.load(restore, None, [tabs, notice, *controls.values()], js=READY_JS)
+        _follow_network(network, studio_of, tabs_of)
+    return page
+
+
+class _Tab:
+    """A tab: its controls by their names in links, and what its button does."""
+
+    def __init__(self, name: str, title: str, label: str) -> None:
+        self.name, self.label = name, label
+        self.tab = gr.Tab(title, id=name, elem_classes="playground")
+        self.controls: dict[str, gr.components.Component] = {}
+        self.starts: gr.Dropdown | None = None
+
+    def finish(self, draw: Callable[..., Iterator[Outputs]], inputs: Sequence[Any]) -> None:
+        """Adds the buttons, the place of the pictures, and the status."""
+        with gr.Row():
+            self.button = gr.Button(self.label, variant="primary", elem_id=f"{self.name}-run")
+            self.stop = gr.Button("Stop", elem_id=f"{self.name}-stop")
+        self.status = gr.HTML(elem_id=f"{self.name}-status", elem_classes="playground status")
+        self.pictures = gr.HTML(elem_id=f"{self.name}-pictures", elem_classes="playground")
+        self._draw, self._inputs = draw, inputs
+
+    def run(self) -> None:
+        """Connects the buttons. One run at a time, whoever asked for it; others wait."""
+
+        def answer(*values: Any) -> Iterator[Outputs]:
+            yield gr.skip(), _say("Waiting for the network …")
+            try:
+                yield from self._draw(*values)
+            except (ValueError, FloatingPointError) as e:
+                yield gr.skip(), f'<p role="alert">{html.escape(_sentence(str(e)))}</p>'
+
+        event = self.button.click(
+            answer,
+            self._inputs,
+            [self.pictures, self.status],
+            concurrency_id="network",
+            concurrency_limit=1,
+            show_progress="hidden",
+            api_name=self.name,
+        )
+        self.stop.click(lambda: _say("Stopped."), None, self.status, cancels=[event], queue=False)
+
+
+def _drawing(studio_of: Callable[[str], Studio], first: Studio, common: dict) -> _Tab:
+    tab = _Tab("draw", "Draw", "Draw")
+
+    def draw(
+        network: str, sampler: str, steps: float, seed: float, n: float, label: str, weight: float
+    ) -> Iterator[Outputs]:
+        studio = studio_of(network)
+        label = "" if label in (ANY, None) else label
+        what = f"{n:g} images" + (f" of class {label}" if label else "")
+        yield from _show(studio.draw(How(sampler, steps, n, seed), label, weight), what)
+
+    with tab.tab:
+        with gr.Row():
+            n = gr.Slider(1, MOST, value=36, step=1, label="Images")
+            label = gr.Dropdown([ANY, *first.classes], value=ANY, label="Class")
+            weight = gr.Number(first.weight, label="Weight of the class", step=0.5)
+        tab.controls = {"n": n, "class": label, "weight": weight}
+        tab.finish(draw, [*common.values(), n, label, weight])
+    return tab
+
+
+def _canvas(tab: _Tab, first: Studio, label: str) -> tuple[gr.Dropdown, gr.ImageEditor]:
+    tab.starts = gr.Dropdown(_starts(first), value=EMPTY, label="Start from")
+    canvas = gr.ImageEditor(
+        _blank(first),
+        label=label,
+        brush=gr.Brush(default_size=22, colors=["#ffffff", RED], color_mode="fixed"),
+        eraser=gr.Eraser(default_size=22),
+        layers=False,
+        transforms=(),
+        sources=("upload", "clipboard"),
+        canvas_size=(SIDE, SIDE),
+        fixed_canvas=True,
+        format="png",
+        elem_id=f"{tab.name}-canvas",
+    )
+    return tab.starts, canvas
+
+
+def _starts(studio: Studio) -> list[str]:
+    return [EMPTY, *(f"example {i + 1}" for i in range(len(studio.examples)))]
+
+
+def _blank(studio: Studio) -> np.ndarray:
+    return to_canvas(np.zeros(studio.model.shape), SIDE)
+
+
+def _start(studio: Studio, name: str) -> np.ndarray:
+    """The background of a canvas."""
+    names = _starts(studio)
+    if name not in names[1:]:
+        return _blank(studio)
+    return to_canvas(studio.examples[names.index(name) - 1], SIDE)
+
+
+def _completion(studio_of: Callable[[str], Studio], first: Studio, common: dict) -> _Tab:
+    tab = _Tab("complete", "Complete", "Complete")
+
+    def complete(
+        network: str,
+        sampler: str,
+        steps: float,
+        seed: float,
+        n: float,
+        mask: str,
+        canvas: dict,
+    ) -> Iterator[Outputs]:
+        studio = studio_of(network)
+        image, hidden = read_canvas(canvas, studio.model.shape)
+        how = How(sampler, steps, n, seed)
+        if mask != PAINTED or not hidden.any():
+            name = "bottom_half" if mask == PAINTED else mask
+            hidden = get_mask(name, image.shape[:2], seed=int(seed))[..., 0] == 0
+        moments = studio.complete(how, image, hidden)
+        given = np.where(hidden[..., None], 0.5, image)
+        yield from _show(moments, f"{n:g} completions", given, "What the network is given")
+
+    with tab.tab:
+        gr.Markdown(
+            "Draw in white. The network fills in what you paint red, or the part that you choose; "
+            "the rest stays as it is."
+        )
+        with gr.Row():
+            with gr.Column():
+                starts, canvas = _canvas(tab, first, "Your picture")
+            with gr.Column():
+                mask = gr.Dropdown([PAINTED, *MASKS], value=PAINTED, label="Hidden part")
+                n = gr.Slider(1, MOST, value=16, step=1, label="Completions")
+        tab.controls = {"completions": n, "hidden": mask, "picture": starts}
+        tab.finish(complete, [*common.values(), n, mask, canvas])
+        starts.change(
+            lambda network, name: _start(studio_of(network), name),
+            [common["network"], starts],
+            canvas,
+        )
+    return tab
+
+
+def _restoration(studio_of: Callable[[str], Studio], first: Studio, common: dict) -> _Tab:
+    tab = _Tab("restore", "Restore", "Restore")
+
+    def restore(
+        network: str,
+        sampler: str,
+        steps: float,
+        seed: float,
+        n: float,
+        operator: str,
+        size: float,
+        noise: float,
+        canvas: dict,
+    ) -> Iterator[Outputs]:
+        studio, how = studio_of(network), How(sampler, steps, n, seed)
+        image, _ = read_canvas(canvas, studio.model.shape)
+        y, seen = studio.measure(how, image, operator, size, noise)
+        moments = studio.restore(how, y, operator, size, noise)
+        yield from _show(moments, f"{n:g} restorations", seen, "What the instrument sees")
+
+    with tab.tab:
+        gr.Markdown(
+            "Sketch something. An instrument sees it coarsely or blurred, with noise, and the "
+            "network draws what it may have been."
+        )
+        with gr.Row():
+            with gr.Column():
+                starts, canvas = _canvas(tab, first, "Your sketch")
+            with gr.Column():
+                operator = gr.Dropdown(list(OPERATORS), value="block_mean", label="Instrument")
+                size = gr.Number(4, label="Size of its blocks or blur, in pixels", minimum=0)
+                noise = gr.Number(0.05, label="Noise, where white is 1", minimum=0, step=0.01)
+                n = gr.Slider(1, MOST, value=16, step=1, label="Restorations")
+        tab.controls = {
+            "restorations": n,
+            "instrument": operator,
+            "size": size,
+            "noise": noise,
+            "sketch": starts,
+        }
+        tab.finish(restore, [*common.values(), n, operator, size, noise, canvas])
+        starts.change(
+            lambda network, name: _start(studio_of(network), name),
+            [common["network"], starts],
+            canvas,
+        )
+    return tab
+
+
+def _points(plane: Plane, common: dict) -> _Tab:
+    tab = _Tab("points", "Points", "Let them flow")
+
+    def flow(
+        sampler: str, steps: float, seed: float, n: float, data: str, sde: str
+    ) -> Iterator[Outputs]:
+        states: list[tuple[float, np.ndarray]] = []
+        for moment in plane.flow(How(sampler, steps, n, seed), data, sde):
+            if moment.state is None:
+                yield gr.skip(), _compiling(moment)
+            elif moment.nfe:
+                states.append((0.0, moment.state[0]))
+            else:
+                states.append((float(moment.state[0]), moment.state[1]))
+        yield gr.skip(), _say("Drawing the pictures …")
+        frames: list[bytes] = []
+        what = f"{n:g} points and the score"
+        for i in np.unique(np.linspace(0, len(states) - 1, _PLAYED).round().astype(int)):
+            t, x = states[i]
+            frames.append(_png(plane.draw(x, max(t, 1e-3), data, sde)))
+            yield _figure(frames[-1:], what, f"t = {t:.3f}", "plot"), gr.skip()
+        yield _figure(frames, what, "", "plot"), _done(what, moment)
+
+    with tab.tab:
+        gr.Markdown(
+            "Points start as noise and follow the score, the arrows, which is known exactly here. "
+            "The network chosen above takes no part."
+        )
+        with gr.Row():
+            n = gr.Slider(1, MOST_POINTS, value=500, step=1, label="Points")
+            data = gr.Dropdown(list(POINTS), value="gaussians", label="Data")
+            sde = gr.Dropdown(list(SDES), value="vpsde", label="SDE")
+        tab.controls = {"points": n, "data": data, "sde": sde}
+        tab.finish(flow, [*list(common.values())[1:], n, data, sde])
+    return tab
+
+
+def _show(
+    moments: Iterator[Moment], what: str, given: np.ndarray | None = None, title: str = ""
+) -> Iterator[Outputs]:
+    """Pictures and status of a run of images, below what it is given."""
+    before = ""
+    if given is not None:
+        before = _figure([_png(make_grid(given[None], scale=1))], title, title, "small")
+    frames: list[bytes] = []
+    sent = 0.0
+    for moment in moments:
+        if moment.state is None:
+            yield before or gr.skip(), _compiling(moment)
+            continue
+        frames.append(_png(make_grid(moment.state[-1], scale=1)))
+        if moment.nfe:
+            yield before + _figure(frames, what, ""), _done(what, moment)
+        elif time.monotonic() - sent > _PAUSE:
+            sent = time.monotonic()
+            caption = f"step {moment.state[0]} of {moment.state[1]}"
+            yield before + _figure(frames[-1:], what, caption), _say("Drawing …")
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return base64.b64encode(file.getvalue())
+
+
+def _figure(frames: Sequence[bytes], what: str, caption: str, kind: str = "") -> str:
+    """Pictures, the last one shown, with a slider if there are several."""
+    encoded = [frame.decode() for frame in frames]
+    alt = html.escape(", ".join(filter(None, (what, caption))))
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    if len(frames) > 1:
+        last = len(frames) - 1
+        below += (
+            f"<label>From noise to data<input type=range min=0 max={last} value={last} "
+            f"data-frames='{json.dumps(encoded)}' oninput=\"{_MOVE}\"></label>"
+        )
+    image = f'<img src="data:image/png;base64,{encoded[-1]}" alt="{alt}">'
+    return f'<figure class="{kind}">{image}{below}</figure>'
+
+
+def _say(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _compiling(moment: Moment) -> str:
+    return _say(f"Compiling the sampler, which happens once: {moment.seconds:.0f} s …")
+
+
+def _done(what: str, moment: Moment) -> str:
+    took = f"{moment.seconds - moment.compile_seconds:.1f} s"
+    if moment.compile_seconds > 0.1:
+        took += f", after {moment.compile_seconds:.1f} s of compiling"
+    return _say(f"{what}: {moment.nfe} evaluations of the score each, {took}.")
+
+
+def _link_js(tab: str, names: Sequence[str]) -> str:
+    """JavaScript that puts the values of the controls into the address of the page."""
+    return f"""(...values) => {{
+      const query = new URLSearchParams({{tab: {json.dumps(tab)}}});
+      {json.dumps(list(names))}.forEach((name, i) => query.set(name, values[i] ?? ''));
+      history.replaceState(null, '', '?' + query);
+      return location.href;
+    }}"""
+
+
+def _restore(controls: dict[str, Any], request: gr.Request) -> list[Any]:
+    """The updates of tabs, notice and controls for the address of the page."""
+    query = dict(urllib.parse.parse_qsl(str(request.query_params)))
+    updates: list[Any] = [gr.skip(), ""] + [gr.skip()] * len(controls)
+    if query.get("tab") in ("draw", "complete", "restore", "points"):
+        updates[0] = gr.Tabs(selected=query["tab"])
+    wrong: list[str] = []
+    for i, (name, control) in enumerate(controls.items(), 2):
+        if name in query:
+            try:
+                updates[i] = gr.update(value=_read(control, query[name]))
+            except ValueError:
+                wrong.append(f"{name}={query[name]}")
+    if wrong:
+        text = f"These settings of the link do not exist and are left out: {', '.join(wrong)}"
+        gr.Warning(text)
+        updates[1] = f'<p role="alert">{html.escape(_sentence(text))}</p>'
+    return updates
+
+
+def _read(control: Any, text: str) -> Any:
+    """The value of a control in a link.
+
+    Raises:
+      ValueError: if the control cannot have it.
+    """
+    if isinstance(control, gr.Dropdown):
+        if text not in [value for _, value in control.choices]:
+            raise ValueError
+        return text
+    value = float(text)
+    if not control.minimum <= value <= control.maximum:
+        raise ValueError
+    return value
+
+
+def _follow_network(
+    network: gr.Dropdown, studio_of: Callable[[str], Studio], tabs: Sequence[_Tab]
+) -> None:
+    """Shows classes and pictures of the network that is chosen."""
+    label, weight = tabs[0].controls["class"], tabs[0].controls["weight"]
+    starts = [tab.starts for tab in tabs if tab.starts is not None]
+
+    def follow(name: str) -> list[Any]:
+        studio = studio_of(name)
+        some = bool(studio.classes)
+        return [
+            gr.update(choices=[ANY, *studio.classes], value=ANY, interactive=some),
+            gr.update(value=studio.weight, interactive=some),
+            *[gr.update(choices=_starts(studio), value=EMPTY) for _ in starts],
+        ]
+
+    network.input(follow, network, [label, weight, *starts])
