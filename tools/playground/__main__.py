@@ -8,12 +8,18 @@ the score in the plane, while you watch. Needs Gradio: pip install -r requiremen
 """
 
 import argparse
+import dataclasses
 import functools
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scorax.utils import command_line, programs
+
+if TYPE_CHECKING:
+    from scorax.tools.playground.studio import Studio
 
 _ROOT = Path(__file__).resolve().parents[2]
 # What comes with the repository: name -> weights, and the config that says how to condition
@@ -59,7 +65,7 @@ def run(argv: list[str]) -> None:
         shown = page.build(networks)
         _, url, _ = shown.launch(
             server_name=arguments.host,
-            server_port=arguments.port,
+            server_port=arguments.port or _free_port(arguments.host),
             inbrowser=arguments.open,
             css=page.CSS,
             footer_links=[],
@@ -69,26 +75,37 @@ def run(argv: list[str]) -> None:
             prevent_thread_lock=True,
         )
     except OSError as e:
-        raise ValueError(f"--host={arguments.host} --port={arguments.port}: {e}") from e
+        raise ValueError(
+            f"--host={arguments.host} --port={arguments.port} cannot be served, or is in use; "
+            "choose another, or --port=0 for any"
+        ) from e
     print(f"open {url} in a browser; Ctrl-C stops it", flush=True)
     shown.block_thread()
 
 
-def _networks(arguments: argparse.Namespace) -> dict[str, Callable]:
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as server:
+        return server.getsockname()[1]
+
+
+def _networks(arguments: argparse.Namespace) -> dict[str, Callable[[], "Studio"]]:
     if not arguments.model:
         return {
-            name: functools.partial(_load, str(_ROOT / "pretrained" / weights), config, None)
+            name: functools.partial(load_studio, str(_ROOT / "pretrained" / weights), config, None)
             for name, (weights, config) in SHIPPED.items()
         }
     name = os.path.basename(os.path.normpath(arguments.model))
-    load = functools.partial(_load, arguments.model, arguments.config, arguments.classifier)
+    load = functools.partial(load_studio, arguments.model, arguments.config, arguments.classifier)
     return {name: load}
 
 
-def _load(path: str, config: str | None, classifier: str | None) -> object:
-    import dataclasses
+def load_studio(path: str, config: str | None, classifier: str | None) -> "Studio":
+    """Loads a network, with the classifier that guides it to classes.
 
-    import scorax
+    Raises:
+      ValueError: if it cannot be loaded, or is none of images.
+    """
+    import scorax  # late, because a wrong command line needs no JAX
     from scorax.tools.playground.studio import Studio
 
     model = scorax.load(path, config)

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import math
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from scorax.tools.playground.plane import SDES, Plane
 from scorax.tools.playground.studio import MOST, OPERATORS, How, Moment, Studio, methods
 from scorax.utils.images import make_grid
 
-SIDE = 280  # pixels of the canvas
+SIDE, BRUSH = 280, 12  # pixels of the canvas, and of the radius of its brush
 PAINTED = "red paint, or else the lower half"
 EMPTY = "an empty canvas"
 ANY = "any"
@@ -82,7 +83,7 @@ def build(networks: Mapping[str, Callable[[], Studio]]) -> gr.Blocks:
             network = gr.Dropdown(list(networks), label="Network", interactive=True)
             sampler = gr.Dropdown(methods(), value="dpmpp_2m_sde", label="Sampler")
             steps = gr.Slider(1, 200, value=20, step=1, label="Steps")
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+            seed = gr.Number(0, label="Seed")
         common = {"network": network, "sampler": sampler, "steps": steps, "seed": seed}
         with gr.Tabs() as tabs:
             tabs_of = [
@@ -144,6 +145,7 @@ class _Tab:
             concurrency_id="network",
             concurrency_limit=1,
             show_progress="hidden",
+            trigger_mode="multiple",  # a click while an earlier run is being stopped counts
             api_name=self.name,
         )
         self.stop.click(lambda: _say("Stopped."), None, self.status, cancels=[event], queue=False)
@@ -175,8 +177,8 @@ def _canvas(tab: _Tab, first: Studio, label: str) -> tuple[gr.Dropdown, gr.Image
     canvas = gr.ImageEditor(
         _blank(first),
         label=label,
-        brush=gr.Brush(default_size=22, colors=["#ffffff", RED], color_mode="fixed"),
-        eraser=gr.Eraser(default_size=22),
+        brush=gr.Brush(default_size=BRUSH, colors=["#ffffff", RED], color_mode="fixed"),
+        eraser=gr.Eraser(default_size=BRUSH),
         layers=False,
         transforms=(),
         sources=("upload", "clipboard"),
@@ -277,8 +279,8 @@ def _restoration(studio_of: Callable[[str], Studio], first: Studio, common: dict
                 starts, canvas = _canvas(tab, first, "Your sketch")
             with gr.Column():
                 operator = gr.Dropdown(list(OPERATORS), value="block_mean", label="Instrument")
-                size = gr.Number(4, label="Size of its blocks or blur, in pixels", minimum=0)
-                noise = gr.Number(0.05, label="Noise, where white is 1", minimum=0, step=0.01)
+                size = gr.Number(4, label="Size of its blocks or blur, in pixels")
+                noise = gr.Number(0.05, label="Noise, where white is 1", step=0.01)
                 n = gr.Slider(1, MOST, value=16, step=1, label="Restorations")
         tab.controls = {
             "restorations": n,
@@ -436,7 +438,8 @@ def _read(control: Any, text: str) -> Any:
             raise ValueError
         return text
     value = float(text)
-    if not control.minimum <= value <= control.maximum:
+    low, high = (getattr(control, name, None) for name in ("minimum", "maximum"))
+    if not math.isfinite(value) or (low is not None and not low <= value <= high):
         raise ValueError
     return value
 

@@ -5,7 +5,6 @@ points of the other data sets. Perturbed by an SDE, they stay one, and so the sc
 a formula (docs/points.md).
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from scorax.configs import base
-from scorax.data_sources.points import CENTRES, POINTS, SPREAD, load
+from scorax.data_sources.points import CENTRES, SPREAD, load
 from scorax.sampling import get_sampling_fn
 from scorax.sde_lib import SDE, ScoreFn, get_sde
 from scorax.tools.playground.studio import How, Moment, Run, Runs, whole
@@ -48,7 +47,7 @@ def mixture_score(sde: SDE, centres: np.ndarray, spread: float) -> ScoreFn:
     def score_fn(x: jax.Array, t: jax.Array) -> jax.Array:
         mu, sigma = (a[:, None] for a in sde.marginal_coeffs(t))
         variance = (mu * spread) ** 2 + sigma**2
-        offsets = x[:, None] - mu[..., None] * means
+        offsets = x[:, None] - mu[..., None] * means[None]
         weights = jax.nn.softmax(-(offsets**2).sum(-1) / (2 * variance))
         return -(weights[..., None] * offsets).sum(1) / variance
 

@@ -37,6 +37,7 @@ OPERATORS = {  # what somebody can sketch -> the field of config.eval that is it
     "motion_blur": "operator_length",
 }
 _KEPT = 32  # compiled samplers
+_END = ()  # what a run tells last
 _INTERVAL = 0.5  # seconds between two signs of life while a sampler compiles
 
 
@@ -69,10 +70,21 @@ class Moment:
     nfe: int = 0
 
 
+class _Call:
+    """A call of a run: what it has told, and whether anybody still watches."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue = queue.SimpleQueue()
+        self.stopped = False
+        self.worker: threading.Thread | None = None
+        self.outcome: tuple[Any, int, float] = (None, 0, 0.0)  # samples or an error, nfe, seconds
+
+
 class Run:
     """A compiled sampler that can be watched. It compiles when it is first called.
 
-    Calls take turns. A call that nobody reads to its end stops the sampler at its next step.
+    A call that is closed before its end stops the sampler at its next step, and so does a new call
+    to the one before it.
     """
 
     def __init__(self, build: Callable[[Callable[..., None]], Callable]) -> None:
@@ -84,14 +96,12 @@ class Run:
         """
         self._function = jax.jit(build(self._tell))
         self._compiled: Callable | None = None
-        self._turn = threading.Lock()
-        self._told: queue.SimpleQueue = queue.SimpleQueue()
-        self._stopped = False
+        self._call = _Call()
 
     def _tell(self, *state: Any) -> None:
-        if self._stopped:
+        if self._call.stopped:
             raise Stopped
-        self._told.put(tuple(np.asarray(a) for a in state))
+        self._call.told.put(tuple(np.asarray(a) for a in state))
 
     def __call__(self, *arguments: Any) -> Iterator[Moment]:
         """Runs the sampler: moments while it runs, and a last one with (samples,) and their cost.
@@ -100,53 +110,57 @@ class Run:
           ValueError: if the arguments do not fit the sampler.
           FloatingPointError: if the samples are not finite.
         """
-        with self._turn:
-            self._told, self._stopped = queue.SimpleQueue(), False
-            outcome: list = []
-            begin = time.monotonic()
-            worker = threading.Thread(target=self._work, args=(arguments, outcome), daemon=True)
-            worker.start()
-            try:
-                yield from self._follow(worker, begin)
-            finally:
-                self._stopped = True
-                worker.join()
-            samples, nfe, compile_seconds = outcome[0] if outcome else (None, 0, 0.0)
-            if isinstance(samples, Exception):
-                raise samples
-            if not np.isfinite(samples).all():
-                raise FloatingPointError(
-                    "the samples are not finite; take more steps or another sampler"
-                )
-            yield Moment((samples,), time.monotonic() - begin, compile_seconds, nfe)
+        begin, before = time.monotonic(), self._call
+        before.stopped = True
+        while before.worker is not None and before.worker.is_alive():
+            before.worker.join(_INTERVAL)
+            yield Moment(None, time.monotonic() - begin, 0.0)
+        call = self._call = _Call()
+        call.worker = threading.Thread(target=self._work, args=(call, arguments), daemon=True)
+        call.worker.start()
+        try:
+            yield from self._follow(call, begin)
+        finally:
+            call.stopped = True
+        samples, nfe, compile_seconds = call.outcome
+        if isinstance(samples, Exception):
+            raise samples
+        if not np.isfinite(samples).all():
+            raise FloatingPointError(
+                "the samples are not finite; take more steps or another sampler"
+            )
+        yield Moment((samples,), time.monotonic() - begin, compile_seconds, nfe)
 
-    def _follow(self, worker: threading.Thread, begin: float) -> Iterator[Moment]:
+    def _follow(self, call: _Call, begin: float) -> Iterator[Moment]:
         compiled = 0.0 if self._compiled else None
-        while worker.is_alive() or not self._told.empty():
+        while True:
             try:
-                state = self._told.get(timeout=_INTERVAL)
+                state = call.told.get(timeout=_INTERVAL)
             except queue.Empty:
                 state = None
+            if state is _END:
+                return
             now = time.monotonic() - begin
             if state is not None and compiled is None:
                 compiled = now
             if state is not None or compiled is None:
                 yield Moment(state, now, now if compiled is None else compiled)
 
-    def _work(self, arguments: tuple, outcome: list) -> None:
-        begin, compiled = time.monotonic(), self._compiled
+    def _work(self, call: _Call, arguments: tuple) -> None:
         try:
-            if compiled is None:
-                compiled = self._function.lower(*arguments).compile()
-            seconds = time.monotonic() - begin
-            if self._stopped:
-                return
-            samples, nfe = jax.block_until_ready(compiled(*arguments))
-            jax.effects_barrier()
-            self._compiled = compiled
-            outcome.append((np.asarray(samples), int(nfe), seconds))
+            seconds = 0.0
+            if self._compiled is None:
+                begin = time.monotonic()
+                self._compiled = self._function.lower(*arguments).compile()
+                seconds = time.monotonic() - begin
+            if not call.stopped:
+                samples, nfe = jax.block_until_ready(self._compiled(*arguments))
+                jax.effects_barrier()
+                call.outcome = np.asarray(samples), int(nfe), seconds
         except Exception as e:
-            outcome.append((e, 0, 0.0))
+            call.outcome = e, 0, 0.0
+        finally:
+            call.told.put(_END)
 
 
 class Runs:
@@ -179,9 +193,7 @@ class How:
         whole("the number of samples", self.n, 1)
         whole("the seed", self.seed, 0, 2**32 - 1)
         if self.method not in methods():
-            raise ValueError(
-                f"{self.method!r} is no sampler; choose from: {', '.join(methods())}"
-            )
+            raise ValueError(f"{self.method!r} is no sampler; choose from: {', '.join(methods())}")
 
 
 def methods() -> list[str]:
