@@ -175,7 +175,7 @@ def _drawing(studio_of: Callable[[str], Studio], first: Studio, common: dict) ->
 def _canvas(tab: _Tab, first: Studio, label: str) -> tuple[gr.Dropdown, gr.ImageEditor]:
     tab.starts = gr.Dropdown(_starts(first), value=EMPTY, label="Start from")
     canvas = gr.ImageEditor(
-        _blank(first),
+        _start(first, EMPTY),
         label=label,
         brush=gr.Brush(default_size=BRUSH, colors=["#ffffff", RED], color_mode="fixed"),
         eraser=gr.Eraser(default_size=BRUSH),
@@ -194,16 +194,15 @@ def _starts(studio: Studio) -> list[str]:
     return [EMPTY, *(f"example {i + 1}" for i in range(len(studio.examples)))]
 
 
-def _blank(studio: Studio) -> np.ndarray:
-    return to_canvas(np.zeros(studio.model.shape), SIDE)
-
-
-def _start(studio: Studio, name: str) -> np.ndarray:
-    """The background of a canvas."""
+def _start(studio: Studio, name: str) -> dict[str, Any]:
+    """What is on a canvas at first: a background, and a layer to paint on."""
     names = _starts(studio)
-    if name not in names[1:]:
-        return _blank(studio)
-    return to_canvas(studio.examples[names.index(name) - 1], SIDE)
+    image = np.zeros(studio.model.shape)
+    if name in names[1:]:
+        image = studio.examples[names.index(name) - 1]
+    background = to_canvas(image, SIDE)
+    layer = np.zeros((*background.shape[:2], 4), np.uint8)
+    return {"background": background, "layers": [layer], "composite": background}
 
 
 def _completion(studio_of: Callable[[str], Studio], first: Studio, common: dict) -> _Tab:
