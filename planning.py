@@ -112,8 +112,10 @@ def get_topology(name: str) -> list[jax.Device]:
     check_compiler()
     for variable, value in _NO_TPU.items():
         os.environ.setdefault(variable, value)
+    # As on a TPU v4 itself: one device for the two cores of a chip.
+    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
-        return list(topologies.get_topology_desc(name, "tpu").devices)
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except Exception as e:  # of several types, with pages of text
         said = str(e).splitlines()[0][:200]
         raise ValueError(

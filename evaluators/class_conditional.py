@@ -174,9 +174,9 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
     """Draws `eval.num_samples` images of the classes in turn: `class_conditional.{npz,png}`.
 
     The archive holds "samples": uint8 (N, H, W, C), "labels": int32 (N,), the requested classes,
-    and the names of all "classes". The picture has a row for each class. With `eval.features`
-    "classifier", the judge, which takes no part in drawing, counts how many samples have the
-    requested class; without the data that it is trained on, it is left out. "nfe" counts
+    and the names of all "classes". The picture has a row for each class, with its name. With
+    `eval.features` "classifier", the judge, which takes no part in drawing, counts how many samples
+    have the requested class; without the data that it is trained on, it is left out. "nfe" counts
     evaluations of the guided score.
     """
     config, guide = context.config, Guide(context.experiment)
@@ -199,7 +199,9 @@ def evaluate_class_conditional(context: TaskContext) -> Numbers:
     rows = guide.labels[:n]
     each = min(n // len(rows), _COLUMNS)
     shown = samples[: each * len(rows)].reshape(each, len(rows), *samples.shape[1:])
-    context.save_picture("class_conditional.png", np.concatenate(np.moveaxis(shown, 1, 0)), each)
+    grid = images.make_grid(images.to_float(np.concatenate(np.moveaxis(shown, 1, 0))), each)
+    names = [guide.classes[label] for label in rows.tolist()]
+    context.save_drawing("class_conditional.png", images.label_rows(grid, names))
     return {
         **guide.settings,
         "weight": {k: v for k, v in config.guidance.to_dict().items() if k not in _NO_WEIGHT},

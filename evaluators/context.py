@@ -25,7 +25,7 @@ from scorax.datasets import Source, get_source
 from scorax.experiment import Experiment
 from scorax.utils import images, parallel
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
-from scorax.utils.logging import progress_bar, write_atomically
+from scorax.utils.logging import progress_bar
 from scorax.utils.pictures import get_pictures, save_picture
 from scorax.utils.rounds import Arrays, run_rounds
 
@@ -135,9 +135,9 @@ class TaskContext:
             images.save_npz(self.path(file), **arrays)
 
     def save_film(self, file: str, frames: Sequence[np.ndarray]) -> None:
-        """Writes frames, each uint8 (H, W[, 3]), as a GIF file of results."""
+        """Writes frames, each uint8 (H, W[, 3]), as a film of results; see `images.save_film`."""
         if parallel.is_primary():
-            write_atomically(self.path(file), lambda f: images.write_gif(f, frames))
+            images.save_film(self.path(file), frames)
 
     def save_picture(self, file: str, x: np.ndarray, columns: int | None = None) -> None:
         """Writes examples (N, *S) as one picture, images in rows of so many columns."""

@@ -23,6 +23,7 @@ from scorax.metrics.feature_sets import Features
 from scorax.models.utils import CLASSIFIERS
 from scorax.noise_levels import NoiseLevel
 from scorax.sde_lib import SDES
+from scorax.utils import images
 from scorax.utils.arrays import batch_mul
 from scorax.utils.checkpoints import Checkpoints
 from scorax.weights import formats
@@ -314,7 +315,9 @@ def test_samples_are_of_the_classes_asked_for(kind, greys, score_run, exported, 
     residual = x - GREYS[labels][:, None, None, None]
     np.testing.assert_allclose(residual.std(), SPREAD, rtol=0.1)
     rows = np.asarray(Image.open(folder / "class_conditional.png"), np.float64)
-    rows = np.array_split(rows[2:], 3)  # one for each class, six samples each
+    width = images.make_grid(np.zeros((18, *samples.shape[1:])), 6).shape[1]
+    assert rows[:, :-width].max() > 200  # the names of the classes
+    rows = np.array_split(rows[2:, -width:], 3)  # one for each class, six samples each
     np.testing.assert_allclose([r[r > 0].mean() / 255 for r in rows], GREYS[[7, 2, 4]], atol=0.02)
 
     # Without weight, and drawn again for it, they are of any class.

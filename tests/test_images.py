@@ -1,5 +1,8 @@
 """Grids pixel by pixel, and files read back."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +110,48 @@ def test_a_large_animation_keeps_to_the_limit(frames, size, tmp_path):
     assert 0.2 * images.GIF_BYTES < (tmp_path / "a.gif").stat().st_size <= images.GIF_BYTES
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames >= min(frames, 20)
+
+
+PICTURES = [np.full((31, 20), 60 * i, np.uint8) for i in range(4)]
+
+
+def test_a_film_is_a_gif_without_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    images.save_film(tmp_path / "a.gif", PICTURES)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_a_film_that_ffmpeg_cannot_write_is_a_gif_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/false")
+    images.save_film(tmp_path / "a.gif", PICTURES)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+    assert "a.mp4: ffmpeg could not write it" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("channels", [0, 3])
+def test_a_film_has_its_frames_in_mp4_with_ffmpeg(tmp_path, channels):
+    pictures = [x.repeat(3).reshape(31, 20, 3) if channels else x for x in PICTURES]
+    images.save_film(tmp_path / "a.gif", pictures)
+    command = ["ffmpeg", "-loglevel", "error", "-i", str(tmp_path / "a.mp4")]
+    raw = subprocess.run(
+        [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True
+    ).stdout
+    frames = np.frombuffer(raw, np.uint8).reshape(-1, 32, 20, 3).astype(int)
+    assert len(frames) == 4 + 4  # the last one is held for two seconds
+    assert np.abs(frames[:4].mean((1, 2, 3)) - [0, 60, 120, 180]).max() < 4
+    assert frames[3:].mean() == pytest.approx(180, abs=4)
+
+
+def test_rows_are_labelled_on_a_margin_that_leaves_the_grid_alone():
+    grid = images.make_grid(np.full((6, 20, 20, 1), 0.5), columns=3)
+    for picture in (grid, grid[..., None].repeat(3, -1)):
+        labelled = images.label_rows(picture, ["cat", "a dog"])
+        margin = labelled[:, : -picture.shape[1]]
+        np.testing.assert_array_equal(labelled[:, -picture.shape[1] :], picture)
+        first, second = np.array_split(margin, 2)
+        assert first.max() > 200 and second.max() > 200
+        assert (second > 100).sum() > (first > 100).sum()
 
 
 def test_gif_of_no_frames_is_an_error(tmp_path):

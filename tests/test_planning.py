@@ -46,6 +46,13 @@ def test_training_and_sampling_compile_for_a_tpu(arguments):
     assert rows[1:4] == ["train", "eval", "sample"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="the TPU compiler, libtpu, is not installed")
+def test_a_v4_has_one_device_for_the_two_cores_of_a_chip():
+    arguments = ["--config", "vp/points:smoke", "--topology", "v4:2x2x1", "--programs", "eval"]
+    assert plan(*arguments, env=tpu_library()).startswith("4 x TPU v4, 32.00 GiB each")
+
+
 def plan(*arguments, code=0, env=()):
     left = {name: x for name, x in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
     command = [sys.executable, "-m", "tools.plan", *arguments]

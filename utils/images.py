@@ -6,17 +6,23 @@ grey, side by side. Files are written atomically, so that no partial file appear
 """
 
 import io
+import logging
 import math
 import os
+import shutil
+import subprocess
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from scorax.utils.logging import write_atomically
+
+_log = logging.getLogger(__name__)
 
 GIF_BYTES = 1_000_000  # largest size of an animation
 _GIF_COLORS, _GIF_FRAMES = 16, 20  # left of a larger one, before it loses pixels
@@ -144,6 +150,61 @@ def write_gif(
             frames = [frame.reduce(2) for frame in frames]
         data = _encode_gif(frames, seconds, hold, _GIF_COLORS)
     file.write(data)
+
+
+def save_film(path: str | os.PathLike, pictures: Sequence[np.ndarray]) -> None:
+    """Writes pictures, uint8 (H, W[, 3]), as a GIF file and, where ffmpeg is installed, as MP4.
+
+    The MP4 file has all frames and colours, and the name of the GIF file but for its end.
+    """
+    write_atomically(path, lambda file: write_gif(file, pictures))
+    if program := shutil.which("ffmpeg"):
+        film = os.path.splitext(path)[0] + ".mp4"
+        try:
+            data = _encode_mp4(program, pictures)
+        except (OSError, subprocess.CalledProcessError) as e:
+            _log.warning("%s: ffmpeg could not write it; %s has the same film (%s)", film, path, e)
+        else:
+            write_atomically(film, lambda file: file.write(data))
+
+
+def _encode_mp4(
+    program: str, pictures: Sequence[np.ndarray], seconds: float = 4.0, hold: float = 2.0
+) -> bytes:
+    """Encodes pictures as H.264; sides are made even by repeating the last row and column."""
+    each = min(max(seconds / len(pictures), 0.04), 0.5)
+    frames = [*pictures, *[pictures[-1]] * round(hold / each)]
+    height, width = frames[0].shape[:2]
+    margins = ((0, height % 2), (0, width % 2), (0, 0))
+    size = f"{width + width % 2}x{height + height % 2}"
+    taken = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{1 / each:.4f}", "-i", "-"]
+    made = ["-pix_fmt", "yuv420p", "-crf", "18", "-movflags", "+faststart"]
+    with tempfile.TemporaryDirectory() as folder:
+        film = os.path.join(folder, "film.mp4")
+        command = [program, "-loglevel", "error", *taken, *made, film]
+        raw = b"".join(
+            np.pad(frame if frame.ndim == 3 else frame[..., None].repeat(3, -1), margins, "edge")
+            .astype(np.uint8)
+            .tobytes()
+            for frame in frames
+        )
+        subprocess.run(command, input=raw, capture_output=True, check=True)
+        with open(film, "rb") as file:
+            return file.read()
+
+
+def label_rows(picture: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Writes a name beside each row of a grid, uint8 (H, W[, 3]), on a black margin at the left."""
+    height = picture.shape[0] / len(names)
+    font = ImageFont.load_default(min(max(height / 3, 10), 24))
+    width = math.ceil(max(font.getlength(name) for name in names)) + 16
+    margin = Image.new("L", (width, picture.shape[0]))
+    draw = ImageDraw.Draw(margin)
+    for i, name in enumerate(names):
+        draw.text((width / 2, (i + 0.5) * height), name, fill=255, font=font, anchor="mm")
+    pixels = np.asarray(margin)
+    pixels = pixels if picture.ndim == 2 else np.repeat(pixels[..., None], 3, -1)
+    return np.concatenate([pixels, picture], 1)
 
 
 def _encode_gif(

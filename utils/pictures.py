@@ -52,10 +52,13 @@ class Pictures(NamedTuple):
         save_picture(path, self.draw(images.to_float(examples), columns, None))
 
     def animate(self, path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:
-        """Writes frames of examples, each (N, *S), as a GIF file; the last one fixes the axes."""
+        """Writes frames of examples, each (N, *S), as a film; the last one fixes the axes.
+
+        See `images.save_film` for its files.
+        """
         limits = self.limits(frames[-1])
         pictures = [self.draw(frame, None, limits) for frame in frames]
-        write_atomically(path, lambda file: images.write_gif(file, pictures))
+        images.save_film(path, pictures)
 
 
 def get_pictures(kind: str) -> Pictures:
