@@ -51,5 +51,5 @@ def test_it_runs(name):
     resources = {"metadata": {"path": str(ROOT)}}
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
     drawn = [bool(cell.get("outputs")) for cell in notebook.cells]
-    NotebookClient(notebook, timeout=300, resources=resources).execute(env=environment)
+    NotebookClient(notebook, timeout=900, resources=resources).execute(env=environment)
     assert [bool(cell.get("outputs")) for cell in notebook.cells] == drawn
