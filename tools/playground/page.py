@@ -172,7 +172,14 @@ def _drawing(studio_of: Callable[[str], Studio], first: Studio, common: dict) ->
     return tab
 
 
-def _canvas(tab: _Tab, first: Studio, label: str) -> tuple[gr.Dropdown, gr.ImageEditor]:
+def _canvas(
+    tab: _Tab,
+    studio_of: Callable[[str], Studio],
+    first: Studio,
+    network: gr.Dropdown,
+    label: str,
+) -> tuple[gr.Dropdown, gr.ImageEditor]:
+    """A canvas, and above it a choice of what is on it at first."""
     tab.starts = gr.Dropdown(_starts(first), value=EMPTY, label="Start from")
     canvas = gr.ImageEditor(
         _start(first, EMPTY),
@@ -186,6 +193,9 @@ def _canvas(tab: _Tab, first: Studio, label: str) -> tuple[gr.Dropdown, gr.Image
         fixed_canvas=True,
         format="png",
         elem_id=f"{tab.name}-canvas",
+    )
+    tab.starts.change(
+        lambda network, name: _start(studio_of(network), name), [network, tab.starts], canvas
     )
     return tab.starts, canvas
 
@@ -234,17 +244,12 @@ def _completion(studio_of: Callable[[str], Studio], first: Studio, common: dict)
         )
         with gr.Row():
             with gr.Column():
-                starts, canvas = _canvas(tab, first, "Your picture")
+                starts, canvas = _canvas(tab, studio_of, first, common["network"], "Your picture")
             with gr.Column():
                 mask = gr.Dropdown([PAINTED, *MASKS], value=PAINTED, label="Hidden part")
                 n = gr.Slider(1, MOST, value=16, step=1, label="Completions")
         tab.controls = {"completions": n, "hidden": mask, "picture": starts}
         tab.finish(complete, [*common.values(), n, mask, canvas])
-        starts.change(
-            lambda network, name: _start(studio_of(network), name),
-            [common["network"], starts],
-            canvas,
-        )
     return tab
 
 
@@ -275,7 +280,7 @@ def _restoration(studio_of: Callable[[str], Studio], first: Studio, common: dict
         )
         with gr.Row():
             with gr.Column():
-                starts, canvas = _canvas(tab, first, "Your sketch")
+                starts, canvas = _canvas(tab, studio_of, first, common["network"], "Your sketch")
             with gr.Column():
                 operator = gr.Dropdown(list(OPERATORS), value="block_mean", label="Instrument")
                 size = gr.Number(4, label="Size of its blocks or blur, in pixels")
@@ -289,11 +294,6 @@ def _restoration(studio_of: Callable[[str], Studio], first: Studio, common: dict
             "sketch": starts,
         }
         tab.finish(restore, [*common.values(), n, operator, size, noise, canvas])
-        starts.change(
-            lambda network, name: _start(studio_of(network), name),
-            [common["network"], starts],
-            canvas,
-        )
     return tab
 
 
