@@ -1,7 +1,7 @@
 """Runs a command of the documentation in a short form; bash calls it instead of `python`.
 
-Training is that of the `:smoke` variant of the config, and so is what is then evaluated. Shipped
-networks draw a few examples in a few steps.
+Networks that a page trains are those of the `:smoke` variant. Shipped networks draw a few
+examples in a few steps.
 """
 
 import os

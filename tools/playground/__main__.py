@@ -103,7 +103,7 @@ def load_studio(path: str, config: str | None, classifier: str | None) -> "Studi
     """Loads a network, with the classifier that guides it to classes.
 
     Raises:
-      ValueError: if it cannot be loaded, or is none of images.
+      ValueError: if it cannot be loaded, or does not draw images.
     """
     import scorax  # late, because a wrong command line needs no JAX
     from scorax.tools.playground.studio import Studio

@@ -2,7 +2,7 @@
 
 A `Run` is a compiled sampler whose states arrive while it is still at work. A `Studio` keeps the
 runs of one network: images drawn freely or of a class, completed, and restored from a measurement.
-Conditions and their settings are those of `--mode eval`, in `scorax.evaluators`.
+Completing, restoring and guiding work as in the tasks of `--mode eval`.
 """
 
 import collections
