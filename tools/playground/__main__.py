@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
             "the page needs Gradio: pip install -r requirements-playground.txt"
         ) from None
     print("loading the network ...", flush=True)
-    from scorax.tools.playground import page
+    from scorax.tools.playground import markup, page
 
     programs.keep_compiled()
     networks = _networks(arguments)
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> None:
             server_name=arguments.host,
             server_port=arguments.port or _free_port(arguments.host),
             inbrowser=arguments.open,
-            css=page.CSS,
+            css=markup.CSS,
             footer_links=[],
             ssr_mode=False,
             show_error=True,

@@ -1,27 +1,20 @@
 """The page: tabs that draw, complete and restore images, and one for points in the plane.
 
-All settings are in the address of the page, so that a link or a reload restores them. Pictures are
-part of the page itself: nothing is written to disk, and each can be stepped through, with a slider
-that the keyboard moves too, from noise to data.
+Pictures are part of the page itself: nothing is written to disk.
 """
 
-import base64
-import html
-import io
-import json
-import math
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from scorax.conditioning import MASKS, get_mask
 from scorax.data_sources.points import POINTS
 from scorax.tools.playground.canvas import RED, read_canvas, to_canvas
+from scorax.tools.playground.links import get_link_js, get_updates
+from scorax.tools.playground.markup import alert, compiling, done, figure, png, say
 from scorax.tools.playground.plane import MOST as MOST_POINTS
 from scorax.tools.playground.plane import SDES, Plane
 from scorax.tools.playground.studio import MOST, OPERATORS, How, Moment, Studio, methods
@@ -34,24 +27,10 @@ ANY = "any"
 _PLAYED = 24  # pictures of moving points
 _PAUSE = 0.05  # seconds between two pictures that are sent
 
-CSS = """
-.playground figure { margin: 0 0 1rem; }
-.playground figure img { image-rendering: pixelated; width: 100%; max-width: 560px; display: block;
-  background: #000; border-radius: 4px; }
-.playground figure.plot img { image-rendering: auto; background: #fff; }
-.playground figure.small img { max-width: 200px; }
-.playground figcaption, .playground figure label { display: block; margin-top: .4rem; }
-.playground input[type=range] { width: 100%; max-width: 560px; display: block; height: 2rem; }
-.playground [role=alert] { border-left: 4px solid #d55e00; padding-left: .6rem; font-weight: 600; }
-"""
 # Readers of screens are told what the status says, and only that.
 READY_JS = """() => {
   document.querySelectorAll('.status').forEach(e => e.setAttribute('aria-live', 'polite'));
 }"""
-_MOVE = (
-    "const f = JSON.parse(this.dataset.frames), i = this.closest('figure').querySelector('img');"
-    "i.src = 'data:image/png;base64,' + f[this.value]"
-)
 
 Outputs = tuple[Any, Any]  # of a run: the pictures, the status
 
@@ -98,14 +77,14 @@ def build(networks: Mapping[str, Callable[[], Studio]]) -> gr.Blocks:
             notice = gr.HTML(elem_classes="playground status")
         for tab in tabs_of:
             linked = common | tab.controls
-            link_js = _link_js(tab.name, list(linked))
+            link_js = get_link_js(tab.name, list(linked))
             tab.button.click(None, list(linked.values()), link, js=link_js)
             tab.run()
 
-        def restore(request: gr.Request) -> list[Any]:
-            return _restore(controls, request)
+        def open_link(request: gr.Request) -> list[Any]:
+            return get_updates(str(request.query_params), [tab.name for tab in tabs_of], controls)
 
-        page.load(restore, None, [tabs, notice, *controls.values()], js=READY_JS)
+        page.load(open_link, None, [tabs, notice, *controls.values()], js=READY_JS)
         _follow_network(network, studio_of, tabs_of)
     return page
 
@@ -132,11 +111,11 @@ class _Tab:
         """Connects the buttons. One run at a time, whoever asked for it; others wait."""
 
         def answer(*values: Any) -> Iterator[Outputs]:
-            yield gr.skip(), _say("Waiting for the network …")
+            yield gr.skip(), say("Waiting for the network …")
             try:
                 yield from self._draw(*values)
             except (ValueError, FloatingPointError) as e:
-                yield gr.skip(), f'<p role="alert">{html.escape(_sentence(str(e)))}</p>'
+                yield gr.skip(), alert(str(e))
 
         event = self.button.click(
             answer,
@@ -148,7 +127,7 @@ class _Tab:
             trigger_mode="multiple",  # a click while an earlier run is being stopped counts
             api_name=self.name,
         )
-        self.stop.click(lambda: _say("Stopped."), None, self.status, cancels=[event], queue=False)
+        self.stop.click(lambda: say("Stopped."), None, self.status, cancels=[event], queue=False)
 
 
 def _drawing(studio_of: Callable[[str], Studio], first: Studio, common: dict) -> _Tab:
@@ -306,19 +285,19 @@ def _points(plane: Plane, common: dict) -> _Tab:
         states: list[tuple[float, np.ndarray]] = []
         for moment in plane.flow(How(sampler, steps, n, seed), data, sde):
             if moment.state is None:
-                yield gr.skip(), _compiling(moment)
+                yield gr.skip(), compiling(moment)
             elif moment.nfe:
                 states.append((0.0, moment.state[0]))
             else:
                 states.append((float(moment.state[0]), moment.state[1]))
-        yield gr.skip(), _say("Drawing the pictures …")
-        frames: list[bytes] = []
+        yield gr.skip(), say("Drawing the pictures …")
+        frames: list[str] = []
         what = f"{n:g} points and the score"
         for i in np.unique(np.linspace(0, len(states) - 1, _PLAYED).round().astype(int)):
             t, x = states[i]
-            frames.append(_png(plane.draw(x, max(t, 1e-3), data, sde)))
-            yield _figure(frames[-1:], what, f"t = {t:.3f}", "plot"), gr.skip()
-        yield _figure(frames, what, "", "plot"), _done(what, moment)
+            frames.append(png(plane.draw(x, max(t, 1e-3), data, sde)))
+            yield figure(frames[-1:], what, f"t = {t:.3f}", "plot"), gr.skip()
+        yield figure(frames, what, "", "plot"), done(what, moment)
 
     with tab.tab:
         gr.Markdown(
@@ -340,107 +319,20 @@ def _show(
     """Pictures and status of a run of images, below what it is given."""
     before = ""
     if given is not None:
-        before = _figure([_png(make_grid(given[None], scale=1))], title, title, "small")
-    frames: list[bytes] = []
+        before = figure([png(make_grid(given[None], scale=1))], title, title, "small")
+    frames: list[str] = []
     sent = 0.0
     for moment in moments:
         if moment.state is None:
-            yield before or gr.skip(), _compiling(moment)
+            yield before or gr.skip(), compiling(moment)
             continue
-        frames.append(_png(make_grid(moment.state[-1], scale=1)))
+        frames.append(png(make_grid(moment.state[-1], scale=1)))
         if moment.nfe:
-            yield before + _figure(frames, what, ""), _done(what, moment)
+            yield before + figure(frames, what, ""), done(what, moment)
         elif time.monotonic() - sent > _PAUSE:
             sent = time.monotonic()
             caption = f"step {moment.state[0]} of {moment.state[1]}"
-            yield before + _figure(frames[-1:], what, caption), _say("Drawing …")
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
-    return base64.b64encode(file.getvalue())
-
-
-def _figure(frames: Sequence[bytes], what: str, caption: str, kind: str = "") -> str:
-    """Pictures, the last one shown, with a slider if there are several."""
-    encoded = [frame.decode() for frame in frames]
-    alt = html.escape(", ".join(filter(None, (what, caption))))
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    if len(frames) > 1:
-        last = len(frames) - 1
-        below += (
-            f"<label>From noise to data<input type=range min=0 max={last} value={last} "
-            f"data-frames='{json.dumps(encoded)}' oninput=\"{_MOVE}\"></label>"
-        )
-    image = f'<img src="data:image/png;base64,{encoded[-1]}" alt="{alt}">'
-    return f'<figure class="{kind}">{image}{below}</figure>'
-
-
-def _say(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def _compiling(moment: Moment) -> str:
-    return _say(f"Compiling the sampler, which happens once: {moment.seconds:.0f} s …")
-
-
-def _done(what: str, moment: Moment) -> str:
-    took = f"{moment.seconds - moment.compile_seconds:.1f} s"
-    if moment.compile_seconds > 0.1:
-        took += f", after {moment.compile_seconds:.1f} s of compiling"
-    return _say(f"{what}: {moment.nfe} evaluations of the score each, {took}.")
-
-
-def _link_js(tab: str, names: Sequence[str]) -> str:
-    """JavaScript that puts the values of the controls into the address of the page."""
-    return f"""(...values) => {{
-      const query = new URLSearchParams({{tab: {json.dumps(tab)}}});
-      {json.dumps(list(names))}.forEach((name, i) => query.set(name, values[i] ?? ''));
-      history.replaceState(null, '', '?' + query);
-      return location.href;
-    }}"""
-
-
-def _restore(controls: dict[str, Any], request: gr.Request) -> list[Any]:
-    """The updates of tabs, notice and controls for the address of the page."""
-    query = dict(urllib.parse.parse_qsl(str(request.query_params)))
-    updates: list[Any] = [gr.skip(), ""] + [gr.skip()] * len(controls)
-    if query.get("tab") in ("draw", "complete", "restore", "points"):
-        updates[0] = gr.Tabs(selected=query["tab"])
-    wrong: list[str] = []
-    for i, (name, control) in enumerate(controls.items(), 2):
-        if name in query:
-            try:
-                updates[i] = gr.update(value=_read(control, query[name]))
-            except ValueError:
-                wrong.append(f"{name}={query[name]}")
-    if wrong:
-        text = f"These settings of the link do not exist and are left out: {', '.join(wrong)}"
-        gr.Warning(text)
-        updates[1] = f'<p role="alert">{html.escape(_sentence(text))}</p>'
-    return updates
-
-
-def _read(control: Any, text: str) -> Any:
-    """The value of a control in a link.
-
-    Raises:
-      ValueError: if the control cannot have it.
-    """
-    if isinstance(control, gr.Dropdown):
-        if text not in [value for _, value in control.choices]:
-            raise ValueError
-        return text
-    value = float(text)
-    low, high = (getattr(control, name, None) for name in ("minimum", "maximum"))
-    if not math.isfinite(value) or (low is not None and not low <= value <= high):
-        raise ValueError
-    return value
+            yield before + figure(frames[-1:], what, caption), say("Drawing …")
 
 
 def _follow_network(
