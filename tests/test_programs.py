@@ -69,6 +69,21 @@ def test_compiled_programs_are_kept_in_the_users_cache(named, tmp_path):
         assert kept == [folder.strip()]
 
 
+def test_the_programs_used_last_are_kept(tmp_path):
+    """Four of 10 bytes, of which the oldest was read most recently; two folders, one of others."""
+    folders = [tmp_path / "compiled-1", tmp_path / "compiled-2", tmp_path / "statistics"]
+    paths = [folders[i % 2] / f"{i}-cache" for i in range(4)] + [folders[2] / "own"]
+    for i, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(10))
+        os.utime(path, (1000 + i, 1000 + i))
+    os.utime(paths[0], (2000, 1000))
+    programs._limit(tmp_path, 40)
+    assert all(path.exists() for path in paths)
+    programs._limit(tmp_path, 39)
+    assert [path.exists() for path in paths] == [True, False, False, True, True]
+
+
 def test_a_primary_process_without_an_address_does_not_let_the_others_wait(monkeypatch, caplog):
     def fail(name):
         raise OSError("no address")

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from scorax.utils import signals
 
+_MOST_KEPT = 5 * 2**30  # bytes of compiled programs
 _NO_SPACE = "; free some space, and the same command continues from the last checkpoint"
 _NO_MEMORY = (
     "; lower training.batch_size or eval.batch_size, set model.remat=True, or use a smaller network"
@@ -48,7 +49,8 @@ def run_program(run: Callable[[], None]) -> None:
             raise
         _leave(f"error: {shown(said)}", 1)
     if signals.received():
-        sys.exit(128 + signals.received())
+        status = 128 + signals.received()
+        _leave("", status) if signals.is_busy() else sys.exit(status)
 
 
 def keep_compiled() -> None:
@@ -56,6 +58,7 @@ def keep_compiled() -> None:
 
     `JAX_COMPILATION_CACHE_DIR` names another folder, and `JAX_ENABLE_COMPILATION_CACHE=false` turns
     it off. Programs for CPUs run on CPUs with the same instructions only, so these name the folder.
+    Of more than 5 GiB in the user's cache folder, what was not used for longest is removed.
     """
     import jax  # late, because a command line that is wrong needs no JAX
 
@@ -67,6 +70,24 @@ def keep_compiled() -> None:
             jax.config.update("jax_compilation_cache_dir", str(folder))
             # Small ones too: the start of a run compiles hundreds.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            _limit(folder.parent, _MOST_KEPT)
+
+
+def _limit(folder: pathlib.Path, most: int) -> None:
+    """Removes compiled programs, those used last at the end, until they take at most 3/4 of `most`.
+
+    It does nothing below `most` bytes. JAX's own limit fails for good once a process has been
+    killed between the two files that it then writes for a program.
+    """
+    found = [(path, path.stat()) for path in folder.glob("compiled-*/*")]
+    total = sum(stat.st_size for _, stat in found)
+    if total <= most:
+        return
+    for path, stat in sorted(found, key=lambda f: max(f[1].st_atime, f[1].st_mtime)):
+        path.unlink(missing_ok=True)
+        total -= stat.st_size
+        if total <= 0.75 * most:
+            return
 
 
 def _instructions() -> int:
@@ -80,11 +101,12 @@ def _instructions() -> int:
 
 
 def _leave(line: str, status: int) -> NoReturn:
-    """Prints a line and ends the process without waiting for threads that write checkpoints.
+    """Prints a line, if any, and ends the process without waiting for its threads.
 
-    After a failed write these would keep the process for minutes.
+    These may be at work for minutes: after a failed write of a checkpoint, or in the compiler.
     """
-    print(line, file=sys.stderr, flush=True)
+    if line:
+        print(line, file=sys.stderr, flush=True)
     sys.stdout.flush()
     logging.shutdown()
     os._exit(status)
