@@ -50,9 +50,8 @@ from scorax.utils.logging import logging_errors, progress_bar, read_json, versio
 from scorax.utils.meter import Meter, Trace
 from scorax.utils.pictures import get_pictures
 from scorax.utils.remote import mirrored
-from scorax.utils.rounds import Stopped
 from scorax.utils.run_folder import check_folder, claim, set_aside_if_damaged
-from scorax.utils.signals import StopSignal
+from scorax.utils.signals import Stopped, StopSignal
 from scorax.utils.writers import MetricWriter, check_project
 
 log = logging.getLogger(__name__)
@@ -258,11 +257,13 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
             run.write_picture(0, "data", get_data_inverse_scaler(config)(batches[0]["image"]))
         if int(state.step) < config.training.n_iters:
             state = _train_steps(run, state, iterator, held_out, stop)
-        if parallel.any_process(stop.received is not None):
-            line = "stopped at step %d of %d, which is saved; the same command continues"
-            log.info(line, int(state.step), config.training.n_iters)
-        else:
-            run.finish(state)
+        if not parallel.any_process(stop.received is not None):
+            with contextlib.suppress(Stopped):
+                run.finish(state)
+                return state
+        saved = ", which is saved" if checkpoints.latest_step() is not None else ""
+        line = "stopped at step %d of %d%s; the same command continues"
+        log.info(line, int(state.step), config.training.n_iters, saved)
     return state
 
 
@@ -360,7 +361,11 @@ def _train_steps(
     held_out: Any,
     stop: StopSignal,
 ) -> losses.State:
-    """Takes the remaining steps, and calls the methods of `run` at their intervals."""
+    """Takes the remaining steps, and calls the methods of `run` at their intervals.
+
+    Returns:
+      The last state, on the host: after a signal, the last one that is saved.
+    """
     t = run.config.training
     n, step, meter = t.n_jitted_steps, int(state.step), run.meter
     steps = Steps(run.experiment, state)
@@ -373,7 +378,10 @@ def _train_steps(
                 batches = [next(iterator) for _ in range(n)]
             batch = jax.tree.map(lambda *x: np.concatenate(x), *batches)
             trace.step()
-            new_metrics = steps.train(batch)
+            try:
+                new_metrics = steps.train(batch)
+            except Stopped:  # while the first step was compiled, so that nothing can be lost
+                break
             # Waits for the previous step only, which keeps the device busy and the host close by.
             if metrics is not None:
                 done = steps.on_host(metrics)
@@ -389,8 +397,9 @@ def _train_steps(
             if due(t.log_freq):
                 run.log_metrics(step, {k: float(v[-1]) for k, v in steps.on_host(metrics).items()})
             if due(t.eval_freq):
-                loss = steps.evaluate(held_out[step // t.eval_freq - 1])
-                run.writer.scalars(step, {"eval_loss": loss})
+                with contextlib.suppress(Stopped):
+                    loss = steps.evaluate(held_out[step // t.eval_freq - 1])
+                    run.writer.scalars(step, {"eval_loss": loss})
             stopping = stop.received is not None
             if parallel.process_count() > 1:
                 stopping = due(t.log_freq) and parallel.any_process(stopping)
@@ -401,7 +410,10 @@ def _train_steps(
             if last:
                 break
             if t.snapshot_sampling and due(t.snapshot_freq):
-                run.draw(state)
+                try:
+                    run.draw(state)
+                except Stopped:
+                    break
                 bar.unpause()
     return state
 
@@ -449,7 +461,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: str, eval_folder: str)
                 _evaluate_task(task, experiment, state, folder, report)
                 stopped = parallel.any_process(stop.received is not None)
             except Stopped as e:
-                log.info("%s: stopped after %s", task, e)
+                log.info("%s: stopped %s", task, e)
                 stopped = True
             if stopped:
                 log.info("stopped; what is done is kept, and the same command continues")

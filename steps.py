@@ -86,21 +86,32 @@ class Steps:
 
         Returns:
           The metrics of each step on the devices, where they may not be ready yet; see `on_host`.
+
+        Raises:
+          Stopped: if a signal arrived while the step was compiled; it is then not taken.
         """
         placed = self._strategy.split(batches, self._experiment.config.training.n_jitted_steps)
         if self._train is None:
-            with clock("compiling the training step, or reading it from the cache"):
-                self._train = compile_train(self._experiment, self._strategy, self._state, placed)
+            self._train = clock(
+                "compiling the training step, or reading it from the cache",
+                lambda: compile_train(self._experiment, self._strategy, self._state, placed),
+            )
             self.flops = step_flops(self._experiment, self._train)
         self._state, metrics = self._train(self._state, placed)
         return metrics
 
     def evaluate(self, batch: losses.Batch) -> float:
-        """The loss of the averaged parameters for this process's part of one batch."""
+        """The loss of the averaged parameters for this process's part of one batch.
+
+        Raises:
+          Stopped: if a signal arrived while it was compiled.
+        """
         placed = self._strategy.split(batch)
         if self._eval is None:
-            with clock("compiling the loss of held-out data, or reading it from the cache"):
-                self._eval = compile_eval(self._experiment, self._strategy, self._state, placed)
+            self._eval = clock(
+                "compiling the loss of held-out data, or reading it from the cache",
+                lambda: compile_eval(self._experiment, self._strategy, self._state, placed),
+            )
         return float(self.on_host(self._eval(self._state, placed)))
 
     def on_host(self, metrics: Any) -> Any:

@@ -13,10 +13,11 @@ from scorax.evaluators.context import naming_failures
 from scorax.experiment import Experiment
 from scorax.utils import parallel
 from scorax.utils.data_range import get_data_inverse_scaler
-from scorax.utils.logging import progress_bar
+from scorax.utils.logging import clock, progress_bar
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
 from scorax.utils.shapes import model_shape
+from scorax.utils.signals import Stopped
 
 
 class BatchSampler:
@@ -52,7 +53,7 @@ class BatchSampler:
         self._batch_size = config.eval.batch_size
         self._to_data = get_data_inverse_scaler(config)
         self.frames: list[np.ndarray] = []
-        self._bar, self._failed = None, None
+        self._bar, self._failed, self._stopped = None, None, False
         # A callback in a program that spans several processes would involve all of them.
         observer = self._observe if observed and parallel.process_count() == 1 else None
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
@@ -84,7 +85,9 @@ class BatchSampler:
 
     def _observe(self, done: int, total: int, x: jax.Array) -> None:
         """Is called at some of the steps, and at every step whose x is not finite."""
-        if self._failed is not None:
+        if self._stopped and parallel.device_count() == 1:
+            raise Stopped  # the sampler ends here; of several devices, the others would wait
+        if self._stopped or self._failed is not None:
             return
         x = np.asarray(x)
         if not np.isfinite(x).all():
@@ -123,22 +126,36 @@ class BatchSampler:
 
         Raises:
           FloatingPointError: if the samples are not finite; names the first step that was not.
+          Stopped: if a signal arrived; the sampler ends soon, or on several devices goes on.
         """
         arguments = rng, state.params_ema, state.model_state, *given
         begin, self.compile_seconds = time.monotonic(), 0.0
         if self._compiled is None:
-            self._compiled = self.compile(rng, state, given)
+            self._compiled = clock(
+                "compiling the sampler, or reading it from the cache",
+                lambda: self.compile(rng, state, given),
+            )
             self.compile_seconds = time.monotonic() - begin
             begin = time.monotonic()
         self.frames.clear()
         self._failed = None
-        with progress_bar(1, desc=desc) as self._bar, naming_failures():
+
+        def run() -> tuple[np.ndarray, int]:
+            with naming_failures():
+                x, nfe = self._compiled(*arguments)
+                x = parallel.to_host(x)
+                jax.effects_barrier()
+            return x, int(nfe)
+
+        with progress_bar(1, desc=desc) as self._bar:
             self._bar.leave = False  # a log line follows that says where the pictures are
-            x, nfe = self._compiled(*arguments)
-            x = parallel.to_host(x)
-            jax.effects_barrier()
+            try:
+                x, self.nfe = parallel.wait_for(run)
+            except Stopped:
+                self._stopped = True
+                raise
         self._bar = None
-        self.nfe, self.seconds = int(nfe), time.monotonic() - begin
+        self.seconds = time.monotonic() - begin
         if not np.isfinite(x).all():
             raise FloatingPointError(
                 f"samples are not finite {self._failed or 'at the end of sampling'} (checkpoint "

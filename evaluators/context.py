@@ -95,18 +95,22 @@ class TaskContext:
         return np.arange(i * self.batch_size, (i + 1) * self.batch_size) % size
 
     def compile(self, fn: Callable) -> Callable:
-        """Jits `fn(score_fn, x, *rest)`, x: (B, *S), and binds score_fn; returns host arrays."""
+        """Jits `fn(score_fn, x, *rest)`, x: (B, *S), and binds score_fn; returns host arrays.
+
+        A call raises `Stopped` as soon as a signal arrives.
+        """
 
         @jax.jit
         def apply(params: Any, model_state: Any, x: jax.Array, *rest: Any) -> Any:
             return fn(self.experiment.score_fn(params, model_state), parallel.shard_batch(x), *rest)
 
+        parameters = self.state.params_ema, self.state.model_state
+
         def on_host(*arguments: Any) -> Any:
             with naming_failures():
-                parameters = self.state.params_ema, self.state.model_state
                 return parallel.to_host(apply(*parameters, *arguments))
 
-        return on_host
+        return lambda *arguments: parallel.wait_for(lambda: on_host(*arguments))
 
     def run_rounds(self, name: str, size: int, compute: Callable[[int], Arrays]) -> Arrays:
         """Calls `utils.rounds.run_rounds` for `size` items, in a folder with the given name."""

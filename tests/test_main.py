@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import runs
 from scorax import main
+from slow import but_slow
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 SMOKE = "--config configs/ve/mnist.py:smoke"
 WRONG = [  # command line, what the one line has to say
     (f"{SMOKE} --mode train --config.optim.lr=abc", "--config.optim.lr=abc: could not convert"),
@@ -75,7 +78,7 @@ def env(cache):
     return {k: v for k, v in runs.environment(cache).items() if k != "JAX_PLATFORMS"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_during_the_imports_ends_the_program(number, tmp_path):
     process = runs.start(runs.command(tmp_path / "run"), os.environ | {"PYTHONVERBOSE": "1"})
     for line in process.stdout:  # says what it imports
@@ -85,6 +88,19 @@ def test_a_signal_during_the_imports_ends_the_program(number, tmp_path):
     output = runs.finish(process, 128 + number)
     assert output.rstrip().endswith(f"{number.name}: stopped")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", but_slow(SIGNALS, lambda n: n == signal.SIGINT))
+def test_a_signal_while_something_compiles_ends_the_program(number, env, tmp_path):
+    process = runs.start(runs.command(tmp_path), env | {"JAX_ENABLE_COMPILATION_CACHE": "false"})
+    for line in process.stdout:
+        if line.startswith("compiling the training step"):
+            break
+    time.sleep(1)
+    process.send_signal(number)
+    output = runs.finish(process, 128 + number)
+    assert f"{number.name}: stopping; Ctrl-C again stops at once" in output
+    assert output.splitlines()[-1] == "stopped at step 0 of 8; the same command continues"
 
 
 @pytest.mark.slow

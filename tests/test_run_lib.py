@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 import runs
-from scorax import run_lib
+from scorax import run_lib, steps
+from scorax.utils import signals
 from slow import but_slow
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -113,6 +115,69 @@ def test_signal_saves_and_stops(number, tmp_path, monkeypatch):
     assert "the same command continues" in (tmp_path / "stdout.txt").read_text()
     assert not (tmp_path / "samples").exists()
     assert signal.getsignal(number) == handler
+
+
+def wait_until_idle():
+    """Waits for what goes on after a signal."""
+    while signals.is_busy():
+        time.sleep(0.01)
+
+
+def stop_during(monkeypatch, module, name, number=signal.SIGTERM):
+    """Sends a signal when a function is called, which then takes a second."""
+    function = getattr(module, name)
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, interrupted)
+
+
+def test_a_signal_while_the_training_step_is_compiled_ends_the_run(tmp_path, monkeypatch):
+    stop_during(monkeypatch, steps, "compile_train")
+    assert int(run_lib.train(runs.get_config(), str(tmp_path)).step) == 0
+    assert steps_saved(tmp_path) == []
+    log = (tmp_path / "stdout.txt").read_text()
+    assert log.splitlines()[-1].endswith("stopped at step 0 of 8; the same command continues")
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_loss_is_compiled_saves_the_step(tmp_path, monkeypatch):
+    stop_during(monkeypatch, steps, "compile_eval")
+    config = runs.get_config(training={"snapshot_freq_for_preemption": 8})
+    assert int(run_lib.train(config, str(tmp_path)).step) == 4
+    assert steps_saved(tmp_path) == [4]
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_picture_is_drawn_ends_it(run, tmp_path, monkeypatch):
+    """At the end of a run; the next one draws the picture. And halfway, between two steps."""
+    config, workdir = run[0], shutil.copytree(run[1], tmp_path / "run")
+    picture = workdir / "samples" / "step_8.png"
+    picture.unlink()
+
+    def observe(self, done, total, x):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    monkeypatch.setattr(run_lib.BatchSampler, "_observe", observe)
+    assert_states_equal(run_lib.train(config, str(workdir)), run[2])
+    assert not picture.exists()
+    last = (workdir / "stdout.txt").read_text().splitlines()[-1]
+    assert last.endswith("stopped at step 8 of 8, which is saved; the same command continues")
+
+    wait_until_idle()
+    early = runs.get_config(training={"snapshot_freq": 4})
+    assert int(run_lib.train(early, str(tmp_path / "early")).step) == 4
+    assert steps_saved(tmp_path / "early") == [4]
+
+    wait_until_idle()
+    monkeypatch.undo()
+    run_lib.train(config, str(workdir))
+    assert picture.exists()
 
 
 def spoil(monkeypatch, first, last):

@@ -15,13 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import absl.logging
 import tqdm
 
 from scorax.utils import parallel, programs
 from scorax.utils.bars import Bar
+
+T = TypeVar("T")
 
 # These packages log every small step at level INFO. Orbax and grain log under the name "absl".
 _CHATTY = ("absl", "jax", "orbax", "PIL", "tensorboardX")
@@ -151,9 +153,16 @@ def progress_bar(total: int, initial: int = 0, desc: str = "") -> Bar:
     )
 
 
-@contextlib.contextmanager
-def clock(what: str) -> Iterator[None]:
-    """Says what is being done, shows for how long on a terminal, and logs how long it took."""
+def clock(what: str, work: Callable[[], T]) -> T:
+    """Calls `work`, shows on a terminal for how long, and logs it; returns what `work` returns.
+
+    Args:
+      what: what is being done, such as "compiling the sampler".
+      work: is called in a thread where a signal may end it.
+
+    Raises:
+      Stopped: if a signal has arrived; see `parallel.wait_for`.
+    """
     _log.info("%s", what)
     began, done = time.monotonic(), threading.Event()
 
@@ -169,12 +178,13 @@ def clock(what: str) -> Iterator[None]:
     if parallel.is_primary() and sys.stderr.isatty():
         thread.start()
     try:
-        yield
+        result = parallel.wait_for(work)
     finally:
         done.set()
         if thread.is_alive():
             thread.join()
     _log.info("done in %.1f s: %s", time.monotonic() - began, what)
+    return result
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

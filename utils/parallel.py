@@ -7,7 +7,7 @@ examples p, p + P, p + 2P, ... of the batch, and splits them in order over its l
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from scorax.utils import peers
+from scorax.utils import peers, signals
 
+T = TypeVar("T")
 Tree = Any
 AXIS = "batch"  # name of the axis that train and eval steps are mapped over
 _chosen: list[jax.Device] = []  # by `on`
@@ -72,6 +73,11 @@ def process_count() -> int:
 def is_primary() -> bool:
     """Returns whether this is the process that writes logs, pictures and reports."""
     return jax.process_index() == 0
+
+
+def wait_for(work: Callable[[], T]) -> T:
+    """Calls `signals.wait_for`, unless several processes work together: these stop together."""
+    return work() if process_count() > 1 else signals.wait_for(work)
 
 
 @contextlib.contextmanager

@@ -16,15 +16,11 @@ import numpy as np
 from scorax.utils import parallel
 from scorax.utils.images import load_npz, save_npz
 from scorax.utils.logging import read_json, write_json
-from scorax.utils.signals import StopSignal
+from scorax.utils.signals import Stopped, StopSignal
 
 _log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
-
-
-class Stopped(Exception):
-    """A signal has ended the work between two rounds; finished rounds are kept."""
 
 
 def run_rounds(
@@ -48,7 +44,7 @@ def run_rounds(
       The arrays of all rounds, concatenated along their first axes and cut to `size` rows.
 
     Raises:
-      Stopped: after the round in which SIGINT or SIGTERM arrived.
+      Stopped: in or after the round in which SIGINT or SIGTERM arrived; says which.
     """
     rounds = -(-size // batch_size)
     paths = [os.path.join(folder, f"{i:05d}.npz") for i in range(rounds)]
@@ -56,11 +52,14 @@ def run_rounds(
         _open(folder, settings)
     with StopSignal() as stop:
         for i in _missing(paths):
-            arrays = compute(i)
+            try:
+                arrays = compute(i)
+            except Stopped as e:
+                raise Stopped(f"in round {i + 1} of {rounds}") from e
             if parallel.keeps_files():
                 save_npz(paths[i], **arrays)
             if parallel.any_process(stop.received is not None):
-                raise Stopped(f"round {i + 1} of {rounds}")
+                raise Stopped(f"after round {i + 1} of {rounds}")
     parallel.any_process(False)  # all processes wait until the primary one has written
     parts = [load_npz(path) for path in paths]
     return {name: np.concatenate([p[name] for p in parts])[:size] for name in parts[0]}
