@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
-from scorax.utils import command_line, programs
+from scorax.utils import bars, command_line, programs
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -52,16 +52,18 @@ def run() -> None:
     if FLAGS.config is None or FLAGS.mode is None:
         example = "python main.py --config configs/ve/mnist.py --mode train"
         raise ValueError(f"give --config and --mode, as in: {example}")
-    from scorax import run_lib  # imported late, because --help needs no JAX
-    from scorax.utils import parallel
+    with bars.elapsing("starting"):  # until the log begins
+        from scorax import run_lib  # imported late, because --help needs no JAX
+        from scorax.utils import parallel
 
-    programs.keep_compiled()
-    parallel.initialize()
-    workdir = FLAGS.workdir or default_workdir(config_flags.get_config_filename(FLAGS["config"]))
-    if FLAGS.mode == "train":
-        run_lib.train(FLAGS.config, workdir)
-    else:
-        run_lib.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
+        programs.keep_compiled()
+        parallel.initialize()
+        path = config_flags.get_config_filename(FLAGS["config"])
+        workdir = FLAGS.workdir or default_workdir(path)
+        if FLAGS.mode == "train":
+            run_lib.train(FLAGS.config, workdir)
+        else:
+            run_lib.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from scorax import steps
 from scorax.evaluators.batch_sampler import BatchSampler
 from scorax.experiment import Experiment, build
 from scorax.utils import parallel
+from scorax.utils.bars import elapsing
 from scorax.utils.hardware import Chip, get_chip
 from scorax.utils.logging import read_json, write_json
 from scorax.utils.shapes import model_shape
@@ -152,7 +153,8 @@ def compile_programs(experiment: Experiment, names: tuple[str, ...]) -> Iterator
     for name in names:
         began = time.monotonic()
         try:
-            compiled = PROGRAMS[name](experiment)
+            with elapsing(f"compiling {name}"):
+                compiled = PROGRAMS[name](experiment)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise

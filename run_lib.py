@@ -42,6 +42,7 @@ from scorax.evaluators import EVALUATORS, AccuracyCurve, BatchSampler
 from scorax.experiment import CLASSIFIER, Experiment, build
 from scorax.steps import Steps
 from scorax.utils import parallel
+from scorax.utils.bars import elapsing
 from scorax.utils.cards import PROGRESS
 from scorax.utils.checkpoints import Checkpoints, check_config
 from scorax.utils.data_range import get_data_inverse_scaler
@@ -246,7 +247,8 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> losses.State:
         stop = stack.enter_context(StopSignal())
         stack.enter_context(contextlib.closing(iterator))
         checkpoints = stack.enter_context(contextlib.closing(_open_checkpoints(config, workdir)))
-        state = _restore_or_init(experiment, checkpoints, iterator, initial)
+        with elapsing("preparing the network"):
+            state = _restore_or_init(experiment, checkpoints, iterator, initial)
         log.info("train: %s", describe(source))
         for warning in unusual:
             log.warning("%s", warning)
@@ -452,7 +454,8 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: str, eval_folder: str)
     experiment = _build(config)
     loading.find_weights(config, workdir)  # raises if there are none, before anything is written
     with logging_errors(workdir), StopSignal() as stop:
-        state, _ = loading.load_state(experiment, workdir)
+        with elapsing("reading the weights"):
+            state, _ = loading.load_state(experiment, workdir)
         folder = os.path.join(workdir, eval_folder, _result_name(config, state))
         report = evaluators.read_report(folder)
         report |= {"step": int(state.step), "versions": versions()}

@@ -11,13 +11,12 @@ import numpy as np
 from scorax import losses, sampling
 from scorax.evaluators.context import naming_failures
 from scorax.experiment import Experiment
-from scorax.utils import parallel
+from scorax.utils import parallel, signals
 from scorax.utils.data_range import get_data_inverse_scaler
 from scorax.utils.logging import clock, progress_bar
 from scorax.utils.progress import Observer
 from scorax.utils.rounds import Arrays
 from scorax.utils.shapes import model_shape
-from scorax.utils.signals import Stopped
 
 
 class BatchSampler:
@@ -53,7 +52,7 @@ class BatchSampler:
         self._batch_size = config.eval.batch_size
         self._to_data = get_data_inverse_scaler(config)
         self.frames: list[np.ndarray] = []
-        self._bar, self._failed, self._stopped = None, None, False
+        self._bar, self._failed = None, None
         # A callback in a program that spans several processes would involve all of them.
         observer = self._observe if observed and parallel.process_count() == 1 else None
         unconditional = functools.partial(sampling.get_sampling_fn, config, experiment.sde)
@@ -85,9 +84,9 @@ class BatchSampler:
 
     def _observe(self, done: int, total: int, x: jax.Array) -> None:
         """Is called at some of the steps, and at every step whose x is not finite."""
-        if self._stopped and parallel.device_count() == 1:
-            raise Stopped  # the sampler ends here; of several devices, the others would wait
-        if self._stopped or self._failed is not None:
+        if signals.has_arrived() and parallel.device_count() == 1:
+            raise signals.Stopped  # of several devices, the others would wait
+        if self._failed is not None:
             return
         x = np.asarray(x)
         if not np.isfinite(x).all():
@@ -126,7 +125,7 @@ class BatchSampler:
 
         Raises:
           FloatingPointError: if the samples are not finite; names the first step that was not.
-          Stopped: if a signal arrived; the sampler ends soon, or on several devices goes on.
+          Stopped: if a signal arrived while it was compiled, or while one device sampled.
         """
         arguments = rng, state.params_ema, state.model_state, *given
         begin, self.compile_seconds = time.monotonic(), 0.0
@@ -139,23 +138,13 @@ class BatchSampler:
             begin = time.monotonic()
         self.frames.clear()
         self._failed = None
-
-        def run() -> tuple[np.ndarray, int]:
-            with naming_failures():
-                x, nfe = self._compiled(*arguments)
-                x = parallel.to_host(x)
-                jax.effects_barrier()
-            return x, int(nfe)
-
-        with progress_bar(1, desc=desc) as self._bar:
+        with progress_bar(1, desc=desc) as self._bar, naming_failures():
             self._bar.leave = False  # a log line follows that says where the pictures are
-            try:
-                x, self.nfe = parallel.wait_for(run)
-            except Stopped:
-                self._stopped = True
-                raise
+            x, nfe = self._compiled(*arguments)
+            x = parallel.to_host(x)
+            jax.effects_barrier()
         self._bar = None
-        self.seconds = time.monotonic() - begin
+        self.nfe, self.seconds = int(nfe), time.monotonic() - begin
         if not np.isfinite(x).all():
             raise FloatingPointError(
                 f"samples are not finite {self._failed or 'at the end of sampling'} (checkpoint "

@@ -23,7 +23,7 @@ import numpy as np
 from scorax import losses
 from scorax.datasets import Source, get_source
 from scorax.experiment import Experiment
-from scorax.utils import images, parallel
+from scorax.utils import images, parallel, signals
 from scorax.utils.data_range import get_data_inverse_scaler, get_data_scaler
 from scorax.utils.logging import progress_bar
 from scorax.utils.pictures import get_pictures, save_picture
@@ -95,22 +95,18 @@ class TaskContext:
         return np.arange(i * self.batch_size, (i + 1) * self.batch_size) % size
 
     def compile(self, fn: Callable) -> Callable:
-        """Jits `fn(score_fn, x, *rest)`, x: (B, *S), and binds score_fn; returns host arrays.
-
-        A call raises `Stopped` as soon as a signal arrives.
-        """
+        """Jits `fn(score_fn, x, *rest)`, x: (B, *S), and binds score_fn; returns host arrays."""
 
         @jax.jit
         def apply(params: Any, model_state: Any, x: jax.Array, *rest: Any) -> Any:
             return fn(self.experiment.score_fn(params, model_state), parallel.shard_batch(x), *rest)
 
-        parameters = self.state.params_ema, self.state.model_state
-
         def on_host(*arguments: Any) -> Any:
             with naming_failures():
+                parameters = self.state.params_ema, self.state.model_state
                 return parallel.to_host(apply(*parameters, *arguments))
 
-        return lambda *arguments: parallel.wait_for(lambda: on_host(*arguments))
+        return on_host
 
     def run_rounds(self, name: str, size: int, compute: Callable[[int], Arrays]) -> Arrays:
         """Calls `utils.rounds.run_rounds` for `size` items, in a folder with the given name."""
@@ -184,15 +180,18 @@ def is_held_out(config: ml_collections.ConfigDict, split: str) -> bool:
 
 @contextlib.contextmanager
 def naming_failures() -> Iterator[None]:
-    """Reraises a FloatingPointError of a compiled program, which JAX wraps in its own error.
+    """Reraises what a callback of a compiled program raised, which JAX wraps in its own error.
 
-    JAX also logs the traceback; this is suppressed, because JAX's error contains it as well.
+    That is a FloatingPointError, or `Stopped` after a signal. JAX also logs the traceback; this is
+    suppressed, because JAX's error contains it as well.
     """
     jax_log = logging.getLogger("jax._src.debugging")
     was_disabled, jax_log.disabled = jax_log.disabled, True
     try:
         yield
     except jax.errors.JaxRuntimeError as e:
+        if signals.has_arrived() and signals.Stopped.__name__ in str(e):
+            raise signals.Stopped from e
         _, found, reason = str(e).rpartition(f"{FloatingPointError.__name__}: ")
         if not found:
             raise

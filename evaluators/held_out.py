@@ -54,8 +54,8 @@ def evaluate_loss(context: TaskContext) -> Numbers:
         # Each process reads its share of the batch and receives the shares of the others.
         batch = parallel.to_host(batches[i])
         batch = jax.tree.map(lambda x: x[np.argsort(batch["index"])], batch)
-        arguments = state.params_ema, state.model_state, batch
-        return {"loss": parallel.wait_for(lambda: parallel.to_host(loss_of_each(*arguments)))}
+        each = loss_of_each(state.params_ema, state.model_state, batch)
+        return {"loss": parallel.to_host(each)}
 
     return _report(context, "loss", context.show_rounds("loss", n, one)["loss"])
 

@@ -13,6 +13,7 @@ from scorax.experiment import Experiment
 from scorax.metrics import features
 from scorax.metrics.feature_sets import METRICS, Features, Statistics
 from scorax.utils import parallel
+from scorax.utils.bars import elapsing
 from scorax.utils.logging import progress_bar
 from scorax.utils.options import configured
 from scorax.utils.rounds import Arrays
@@ -46,7 +47,8 @@ def evaluate_fd(context: TaskContext) -> Numbers:
         "num_reference": int(reference.num) or None,  # unknown for published statistics
         "reference": " ".join(reference.provenance[key] for key in ("dataset", "split")).strip(),
     }
-    report |= _measure(context.config, found, reference, extractor.distance_name)
+    with elapsing("comparing the features"):
+        report |= _measure(context.config, found, reference, extractor.distance_name)
     fewest = min(n, report["num_reference"] or n)
     if fewest <= len(reference.mean):
         report["warning"] = (

@@ -23,7 +23,7 @@ from scorax.evaluators.task import Evaluator
 from scorax.experiment import Experiment, build
 from scorax.metrics import features
 from scorax.metrics.feature_sets import Features, feature_statistics, frechet_distance
-from scorax.utils import images, parallel, signals
+from scorax.utils import images
 from scorax.utils.checkpoints import Checkpoints
 from slow import but_slow
 
@@ -180,24 +180,6 @@ def test_signal_keeps_the_rounds_that_are_done(number, workdir, gaussian, drawn)
     assert "the same command continues" in log
     report, _ = evaluate(workdir, "samples", num_samples=20)
     assert len(drawn) == 3 and report["samples"]["num_samples"] == 20
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["samples", "loss", "bpd"])
-def test_a_signal_ends_a_round_whose_program_is_at_work(task, workdir, gaussian, monkeypatch):
-    to_host = parallel.to_host
-
-    def interrupted(x):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
-        return to_host(x)
-
-    monkeypatch.setattr(parallel, "to_host", interrupted)
-    report, _ = evaluate(workdir, task)
-    assert task not in report
-    assert f"{task}: stopped in round 1 of" in (workdir / "stdout.txt").read_text()
-    while signals.is_busy():
-        time.sleep(0.01)
 
 
 def test_step_whose_samples_are_not_finite_is_named(workdir, monkeypatch):

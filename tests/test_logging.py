@@ -1,6 +1,7 @@
 """Log file, progress bar, JSON, versions."""
 
 import importlib.metadata
+import io
 import json
 import logging
 import re
@@ -96,7 +97,9 @@ def test_progress_bar_in_a_file(capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if "beside" not in line]
     assert len(lines) == 2 and not any(c in "".join(lines) for c in "\x1b\r")
     assert lines[0].startswith("train: 40/100")
-    assert re.search(r"^train: 100/100 .* steps/s, 00:00 left, loss=0\.125$", lines[1])
+    assert re.search(
+        r"^train: 100/100 .* steps/s, 00:0. passed, 00:00 left, loss=0\.125$", lines[1]
+    )
 
 
 def test_a_line_a_minute_in_a_file(capsys, monkeypatch):
@@ -107,6 +110,44 @@ def test_a_line_a_minute_in_a_file(capsys, monkeypatch):
             bar.update(1)
     lines = capsys.readouterr().err.splitlines()
     assert [re.search(r"train: (\d)/", line)[1] for line in lines] == list("012344")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_the_time_goes_on_while_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(bars, "TICK", 0.1)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with run_logging.progress_bar(total=10, desc="train"):
+        time.sleep(2.5)
+    drawn = re.findall(r"train: 0/10 [^\r]* (00:0\d) passed, \? left", sys.stderr.getvalue())
+    assert set(drawn) >= {"00:00", "00:01", "00:02"}
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.5])
+def test_what_takes_long_is_named_with_a_clock_and_then_taken_away(seconds, monkeypatch):
+    monkeypatch.setattr(bars, "TICK", 0.1)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with bars.elapsing("reading"):
+        time.sleep(seconds)
+    said = sys.stderr.getvalue().replace("\r", "").strip()
+    assert ("reading: 00:01" in said) == (seconds > 1)
+    end = sys.stderr.getvalue()
+    time.sleep(0.3)
+    assert sys.stderr.getvalue() == end and (not said or end.endswith("\r"))
+
+
+def test_the_log_of_a_run_ends_what_was_shown_before(monkeypatch, tmp_path):
+    monkeypatch.setattr(bars, "TICK", 0.1)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with bars.elapsing("starting"):
+        time.sleep(1.2)
+        run_logging.setup(tmp_path)
+        end = sys.stderr.getvalue()
+        time.sleep(0.3)
+        assert "starting: 00:01" in end and sys.stderr.getvalue() == end
 
 
 def test_write_json_is_atomic(tmp_path):

@@ -104,6 +104,25 @@ def test_a_signal_while_something_compiles_ends_the_program(number, env, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_signal_ends_a_picture_that_is_being_drawn(step, env, tmp_path):
+    """Between two steps, and at the end, where the next run draws it."""
+    drawing = {"training__snapshot_freq": step, "sampling__steps": 20_000}
+    process = runs.start(runs.command(tmp_path, **drawing), env)
+    for line in process.stdout:
+        if line.startswith("done in") and "compiling the sampler" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    output = runs.finish(process, 128 + signal.SIGTERM)
+    last = f"stopped at step {step} of 8, which is saved; the same command continues"
+    assert output.splitlines()[-1] == last and "Traceback" not in output
+    assert not (tmp_path / "samples").exists()
+    output = runs.finish(runs.start(runs.command(tmp_path), env))
+    assert "finished: step 8 of 8; samples: " in output
+
+
+@pytest.mark.slow
 def test_a_first_session(env, tmp_path):
     """Train, train again, evaluate: what is said and what is left, and nothing else."""
     output = runs.finish(runs.start(runs.command(tmp_path), env))

@@ -11,7 +11,6 @@ from PIL import Image
 
 import runs
 from scorax import run_lib, steps
-from scorax.utils import signals
 from slow import but_slow
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -117,12 +116,6 @@ def test_signal_saves_and_stops(number, tmp_path, monkeypatch):
     assert signal.getsignal(number) == handler
 
 
-def wait_until_idle():
-    """Waits for what goes on after a signal."""
-    while signals.is_busy():
-        time.sleep(0.01)
-
-
 def stop_during(monkeypatch, module, name, number=signal.SIGTERM):
     """Sends a signal when a function is called, which then takes a second."""
     function = getattr(module, name)
@@ -149,35 +142,6 @@ def test_a_signal_while_the_loss_is_compiled_saves_the_step(tmp_path, monkeypatc
     config = runs.get_config(training={"snapshot_freq_for_preemption": 8})
     assert int(run_lib.train(config, str(tmp_path)).step) == 4
     assert steps_saved(tmp_path) == [4]
-
-
-@pytest.mark.slow
-def test_a_signal_while_a_picture_is_drawn_ends_it(run, tmp_path, monkeypatch):
-    """At the end of a run; the next one draws the picture. And halfway, between two steps."""
-    config, workdir = run[0], shutil.copytree(run[1], tmp_path / "run")
-    picture = workdir / "samples" / "step_8.png"
-    picture.unlink()
-
-    def observe(self, done, total, x):
-        if done == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
-
-    monkeypatch.setattr(run_lib.BatchSampler, "_observe", observe)
-    assert_states_equal(run_lib.train(config, str(workdir)), run[2])
-    assert not picture.exists()
-    last = (workdir / "stdout.txt").read_text().splitlines()[-1]
-    assert last.endswith("stopped at step 8 of 8, which is saved; the same command continues")
-
-    wait_until_idle()
-    early = runs.get_config(training={"snapshot_freq": 4})
-    assert int(run_lib.train(early, str(tmp_path / "early")).step) == 4
-    assert steps_saved(tmp_path / "early") == [4]
-
-    wait_until_idle()
-    monkeypatch.undo()
-    run_lib.train(config, str(workdir))
-    assert picture.exists()
 
 
 def spoil(monkeypatch, first, last):

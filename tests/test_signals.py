@@ -1,5 +1,6 @@
 """A signal ends waiting at once, and what is waited for otherwise behaves like a call."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -59,6 +60,26 @@ def test_a_signal_ends_the_waiting_but_not_the_work(number, capfd):
     while signals.is_busy():
         time.sleep(0.01)
     assert f"{number.name}: stopping;" in capfd.readouterr().err
+
+
+def test_another_thread_knows_at_once():
+    """While the main thread is busy with one instruction, as it is in a compiled program."""
+    seen = []
+
+    def send():
+        time.sleep(0.2)
+        seen.append((signals.has_arrived(), stop.received))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        seen.append((signals.has_arrived(), stop.received))
+
+    with signals.StopSignal() as stop:
+        sender = threading.Thread(target=send)
+        sender.start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 5_000_000)  # takes a second or more
+        sender.join()
+        assert seen == [(False, None), (True, None)] and stop.received is signal.SIGTERM
+    assert not signals.has_arrived()
 
 
 def test_between_two_calls_a_signal_only_sets_the_flag():

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from scorax.configs import base
 from scorax.data_sources.source import SPLITS
 from scorax.utils import command_line
-from scorax.utils.bars import Bar
+from scorax.utils.bars import Bar, elapsing
 
 
 def _progress(parts: Iterable, total: int) -> Iterable:
@@ -49,12 +49,13 @@ def run(argv: list[str]) -> None:
     arguments, fields = parser.parse_known_args(argv[1:])
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
-    from scorax import datasets
-    from scorax.metrics import features  # imported late, so that --help does not load JAX
+    with elapsing("loading the network"):
+        from scorax import datasets
+        from scorax.metrics import features  # imported late, so that --help does not load JAX
 
-    config = flags.FLAGS.config
-    config.eval.features = arguments.features or config.eval.features
-    extractor = features.get_feature_extractor(config)
+        config = flags.FLAGS.config
+        config.eval.features = arguments.features or config.eval.features
+        extractor = features.get_feature_extractor(config)
     statistics = features.get_statistics(
         config, extractor, arguments.split, arguments.keep, _progress
     )

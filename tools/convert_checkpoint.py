@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
-from scorax.utils import command_line
+from scorax.utils import bars, command_line
 
 
 def run(argv: list[str]) -> None:
@@ -48,13 +48,14 @@ def run(argv: list[str]) -> None:
         raise ValueError("give --workdir WORKDIR to read weights, or --to FORMAT TARGET to write")
     config_flags.DEFINE_config_file("config")
     command_line.parse([argv[0], f"--config={arguments.config}", *fields], base.get_config())
-    from scorax import conversion  # imported late, so that --help does not load JAX
+    with bars.elapsing("converting"):
+        from scorax import conversion  # imported late, so that --help does not load JAX
 
-    config = flags.FLAGS.config
-    if arguments.to is None:
-        lines = conversion.import_checkpoint(arguments.source, config, arguments.workdir)
-    else:
-        lines = conversion.export_weights(arguments.source, config, *arguments.to)
+        config = flags.FLAGS.config
+        if arguments.to is None:
+            lines = conversion.import_checkpoint(arguments.source, config, arguments.workdir)
+        else:
+            lines = conversion.export_weights(arguments.source, config, *arguments.to)
     print("\n".join(lines))
 
 

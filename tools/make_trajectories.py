@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from scorax.configs import base
 from scorax.utils import command_line
-from scorax.utils.bars import Bar
+from scorax.utils.bars import Bar, elapsing
 from scorax.utils.logging import read_json, write_atomically, write_json
 
 SHARES = {"train": 0.8, "valid": 0.9, "test": 1.0}  # where each file ends
@@ -58,9 +58,10 @@ def make(config: ml_collections.ConfigDict, workers: int, batch: int) -> None:
     Raises:
       ValueError: for numbers out of range, or a folder with trajectories of other settings.
     """
-    from scorax.data_sources.kolmogorov import get_flow  # loads JAX, and --help does not need it
+    with elapsing("starting"):
+        from scorax.data_sources.kolmogorov import get_flow  # loads JAX; --help does not need it
 
-    get_flow(config)  # raises if something is wrong
+        get_flow(config)  # raises if something is wrong
     s, folder = config.simulation, Path(config.data.dir)
     if config.data.kind != "fields" or not config.data.dir:
         raise ValueError(
@@ -94,7 +95,8 @@ def make(config: ml_collections.ConfigDict, workers: int, batch: int) -> None:
                 futures = [pool.submit(_simulate, settings, job) for job in jobs]
                 for future in concurrent.futures.as_completed(futures):
                     bar.update(future.result())
-    _write(folder, parts, s.trajectories)
+    with elapsing("writing the files"):
+        _write(folder, parts, s.trajectories)
     shutil.rmtree(parts)
     print(f"{s.trajectories} trajectories of {s.states} states in {folder}")
 

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scorax.configs import base
-from scorax.utils import command_line
+from scorax.utils import bars, command_line
 from scorax.utils.config_files import find_config
 
 _PROGRAMS = ("train", "eval", "sample")
@@ -84,13 +84,14 @@ def run(argv: list[str]) -> None:
     command_line.parse([argv[0], f"--config={name}", *fields], base.get_config())
     if arguments.topology:  # the compiler must not look for a TPU, nor JAX wait for one
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from scorax import planning  # late, because --help needs no JAX
-    from scorax.utils import parallel
-    from scorax.utils.logging import read_json
+    with bars.elapsing("starting"):
+        from scorax import planning  # late, because --help needs no JAX
+        from scorax.utils import parallel
+        from scorax.utils.logging import read_json
 
-    if arguments.save and Path(arguments.save).exists():
-        read_json(arguments.save)  # raises before anything is compiled
-    devices = planning.get_topology(arguments.topology) if arguments.topology else []
+        if arguments.save and Path(arguments.save).exists():
+            read_json(arguments.save)  # raises before anything is compiled
+        devices = planning.get_topology(arguments.topology) if arguments.topology else []
     with parallel.on(devices):
         record = _plan(flags.FLAGS.config, names, arguments)
     if arguments.save:

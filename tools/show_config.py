@@ -25,6 +25,7 @@ from ml_collections.config_dict import config_dict
 
 from scorax.configs import base, order, parts
 from scorax.utils import command_line
+from scorax.utils.bars import elapsing
 from scorax.utils.config_files import find_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +149,9 @@ def run(argv: list[str]) -> None:
         command_line.parse([argv[0], f"--config={name}", *fields], base.get_config())
     config = flags.FLAGS.config
     print(f"{name}\n\n{table(config, setters, arguments.changed)}\n", flush=True)
-    print(summary(config))
+    with elapsing("counting the parameters"):
+        said = summary(config)
+    print(said)
 
 
 def main() -> None:

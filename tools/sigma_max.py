@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from scorax.configs import base
 from scorax.data_sources import images
 from scorax.utils import command_line
-from scorax.utils.bars import Bar
+from scorax.utils.bars import Bar, elapsing
 
 
 def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
@@ -52,14 +52,15 @@ def run(argv: list[str]) -> None:
     arguments, fields = parser.parse_known_args(argv[1:])
     if (arguments.folder is None) == (arguments.config is None):
         raise ValueError("give either --config CONFIG, or FOLDER and --size; see --help")
-    if arguments.config is not None:
-        source, width = _configured(arguments.config, arguments.data_dir, fields)
-    elif fields or arguments.data_dir or not arguments.size:
+    if arguments.config is None and (fields or arguments.data_dir or not arguments.size):
         raise ValueError("with FOLDER give --size, 1 or more pixels, and no options of a config")
-    else:
-        source = images.load(arguments.folder, "train", arguments.size, arguments.channels)
-        width = 1
-    from scorax.data_sources import distances
+    with elapsing("opening the data"):
+        if arguments.config is not None:
+            source, width = _configured(arguments.config, arguments.data_dir, fields)
+        else:
+            source = images.load(arguments.folder, "train", arguments.size, arguments.channels)
+            width = 1
+        from scorax.data_sources import distances
 
     found = distances.farthest_pair(source, arguments.max_images, arguments.seed, _progress)
     distance = width * found.distance

@@ -12,7 +12,6 @@ import pathlib
 import platform
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
@@ -20,8 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 import absl.logging
 import tqdm
 
-from scorax.utils import parallel, programs
-from scorax.utils.bars import Bar
+from scorax.utils import bars, parallel, programs
 
 T = TypeVar("T")
 
@@ -67,6 +65,7 @@ def setup(workdir: str | os.PathLike) -> None:
     The file is `workdir/stdout.txt`. The function may be called again for another run in the same
     program; it then closes the previous file.
     """
+    bars.close_all()
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     for name in _CHATTY:
@@ -131,8 +130,8 @@ def logging_errors(workdir: str) -> Iterator[None]:
         raise
 
 
-def progress_bar(total: int, initial: int = 0, desc: str = "") -> Bar:
-    """Returns a progress bar with steps, steps per second and the time left.
+def progress_bar(total: int, initial: int = 0, desc: str = "") -> bars.Bar:
+    """Returns a progress bar with steps, steps per second, the time passed and the time left.
 
     Callers may add values with `set_postfix(loss=..., refresh=False)`. Non-primary processes show
     no bar.
@@ -142,12 +141,13 @@ def progress_bar(total: int, initial: int = 0, desc: str = "") -> Bar:
       initial: number of steps already done.
       desc: the word in front of the bar.
     """
-    return Bar(
+    return bars.Bar(
         total=total,
         initial=initial,
         desc=desc,
         unit=" steps",
-        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar:20}| {rate_noinv_fmt}, {remaining} left"
+        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar:20}| {rate_noinv_fmt}, {elapsed} passed, "
+        "{remaining} left"
         "{postfix}",
         disable=not parallel.is_primary(),
     )
@@ -164,25 +164,9 @@ def clock(what: str, work: Callable[[], T]) -> T:
       Stopped: if a signal has arrived; see `parallel.wait_for`.
     """
     _log.info("%s", what)
-    began, done = time.monotonic(), threading.Event()
-
-    def show() -> None:
-        bar = tqdm.tqdm(
-            desc=what, bar_format="{desc}: {elapsed}", leave=False, delay=1, file=sys.stderr
-        )
-        with bar:
-            while not done.wait(0.5):
-                bar.update()
-
-    thread = threading.Thread(target=show, daemon=True)
-    if parallel.is_primary() and sys.stderr.isatty():
-        thread.start()
-    try:
+    began = time.monotonic()
+    with bars.elapsing(what) if parallel.is_primary() else contextlib.nullcontext():
         result = parallel.wait_for(work)
-    finally:
-        done.set()
-        if thread.is_alive():
-            thread.join()
     _log.info("done in %.1f s: %s", time.monotonic() - began, what)
     return result
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -46,12 +47,23 @@ def is_busy() -> bool:
     return any(thread.is_alive() for thread in _left)
 
 
+def has_arrived() -> bool:
+    """Whether a signal has arrived that the innermost `StopSignal` waits for; for any thread.
+
+    The main thread may learn of it later; see `wait_for`.
+    """
+    return bool(_open) and _open[-1].has_arrived()
+
+
 def wait_for(work: Callable[[], T]) -> T:
     """Calls `work` in a thread and waits for its result, so that a signal ends the waiting at once.
 
     Python handles a signal between two instructions of the main thread, and a compiler or a
     compiled program may take minutes for one. Outside a `StopSignal`, or the main thread, this only
     calls `work`.
+
+    Do not wait for a compiled program with callbacks: started in a thread, it may hang on a CPU
+    with one core.
 
     Raises:
       Stopped: if a signal has arrived. `work` goes on, and nobody learns what it returns.
@@ -87,7 +99,8 @@ def wait_for(work: Callable[[], T]) -> T:
 class StopSignal:
     """Turns SIGINT and SIGTERM into a flag that a loop can read between two steps.
 
-    A call of `wait_for` ends at once. A second SIGINT interrupts immediately.
+    A call of `wait_for` ends at once, and a callback of a compiled program can ask `has_arrived`. A
+    second SIGINT interrupts immediately.
 
     Attributes:
       received: the signal that arrived, or None.
@@ -96,11 +109,26 @@ class StopSignal:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._previous: dict[int, Any] = {}
+        # Python writes a byte as soon as a signal arrives, whatever the main thread does.
+        self._told, self._tell = socket.socketpair()
+        for end in (self._told, self._tell):
+            end.setblocking(False)
+        self._before = -1
+
+    def has_arrived(self) -> bool:
+        """Whether a signal has arrived, even if the main thread has not yet handled it."""
+        if self.received is not None:
+            return True
+        with contextlib.suppress(BlockingIOError):
+            return bool({signal.SIGINT, signal.SIGTERM} & set(self._told.recv(64, socket.MSG_PEEK)))
+        return False
 
     def __enter__(self) -> "StopSignal":
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # only the main thread can set handlers
                 self._previous[number] = signal.signal(number, self._handle)
+        with contextlib.suppress(ValueError):
+            self._before = signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
         _open.append(self)
         return self
 
@@ -118,5 +146,9 @@ class StopSignal:
 
     def __exit__(self, *exception: object) -> None:
         _open.remove(self)
+        with contextlib.suppress(ValueError):
+            signal.set_wakeup_fd(self._before)
+        self._told.close()
+        self._tell.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
