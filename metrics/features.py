@@ -38,6 +38,7 @@ from scorax.datasets import get_source
 from scorax.metrics import inception, judge
 from scorax.metrics.feature_sets import Features, Moments, Statistics
 from scorax.utils import parallel
+from scorax.utils.bars import Bar
 from scorax.utils.images import to_float, to_uint8
 from scorax.utils.logging import versions, write_atomically
 from scorax.utils.shapes import image_shape
@@ -260,12 +261,20 @@ def trained_judge(
         )
     model = judge.fit_judge(image_shape, classes)
     log.info("training the judge on %d images of %d classes", len(images), classes)
-    variables = judge.train_judge(model, images, labels.astype(np.int32), steps, seed)
+    variables = judge.train_judge(
+        model, images, labels.astype(np.int32), steps, seed, _show_training
+    )
     if path and parallel.is_primary():
         arrays = flax.traverse_util.flatten_dict(variables, sep=".")
         notes = {"settings": json.dumps(settings), "classes": str(classes), "format": "flax"}
         formats.write_safetensors(path, arrays, notes)
     return model, variables
+
+
+def _show_training(steps: range) -> Bar:
+    bar = Bar(steps, "the judge", unit=" steps", disable=not parallel.is_primary())
+    bar.leave = False
+    return bar
 
 
 def _read_judge(

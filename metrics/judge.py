@@ -5,7 +5,7 @@ It is not the noise-conditional classifier that guides sampling (`models.noise_c
 Images are NHWC with values in [0, 1]; labels are 0, 1, ... The seed determines the training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -65,7 +65,12 @@ def init_judge(model: Judge, image_shape: Sequence[int], seed: int) -> dict[str,
 
 
 def train_judge(
-    model: Judge, images: np.ndarray, labels: np.ndarray, steps: int, seed: int
+    model: Judge,
+    images: np.ndarray,
+    labels: np.ndarray,
+    steps: int,
+    seed: int,
+    show: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, Any]:
     """Trains a judge on images that are shifted at random by up to a 14th of their size.
 
@@ -75,6 +80,7 @@ def train_judge(
       labels: int32 (N,).
       steps: Adam steps, with batches of 128 and a learning rate that rises to 2e-3 and falls to 0.
       seed: for initialisation, batches and shifts.
+      show: wraps the steps, to show progress.
 
     Returns:
       The trained variables.
@@ -94,7 +100,7 @@ def train_judge(
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    for _ in range(steps):
+    for _ in show(range(steps)):
         rows = rng.integers(len(labels), size=BATCH_SIZE)
         x = shift_randomly(images[rows], rng) / np.float32(255)
         params, opt_state = step_fn(params, opt_state, x, labels[rows])
