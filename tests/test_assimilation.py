@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 
 import jax
@@ -208,3 +209,24 @@ def test_a_trained_network_infers_trajectories(name, cache, tmp_path):
         assert (folder / "assimilate.gif").exists()
     else:
         assert report["samples"]["log_prior_of_truth"] > report["samples"]["log_prior"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_one_core_is_enough(tmp_path):
+    """Where progress is shown, large arrays are copied while the program waits for them."""
+    fields = {
+        "tasks": "assimilate",
+        "checkpoint": "pretrained/kolmogorov",
+        "measurements": "pretrained/observations/kolmogorov_extrapolation.npz",
+        "samples_per_image": 2,
+        "batch_size": 2,
+    }
+    command = ["main.py", "--config", "configs/kolmogorov/small.py:extrapolation", "--mode", "eval"]
+    command += ["--workdir", str(tmp_path), "--config.sampling.steps=4"]
+    command += [f"--config.eval.{name}={value}" for name, value in fields.items()]
+    only = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    only += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    runs.finish(runs.start([sys.executable, "-c", only, *command], env))
+    assert (tmp_path / "eval" / "pretrained_kolmogorov" / "assimilate.png").exists()

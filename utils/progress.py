@@ -1,10 +1,16 @@
 """Reports the progress of a compiled loop to the host."""
 
+import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+# A callback waits until its arrays are copied, by a thread of JAX's CPU client. With one core there
+# is a single one, and that waits for the callback. JAX reads this when it first uses the CPU.
+if len(getattr(os, "sched_getaffinity", lambda _: "any")(0)) == 1:
+    os.environ.setdefault("PJRT_NPROC", "2")
 
 # Called on the host while a sampler runs: (steps done, total number of steps, x)
 Observer = Callable[[int, int, jax.Array], None]
