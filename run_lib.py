@@ -157,7 +157,11 @@ class Run:
         return os.path.join(self.workdir, "samples", f"step_{step}.png")
 
     def draw(self, state: losses.State) -> None:
-        """Draws the picture of a step: samples or, for a noise classifier, its accuracy."""
+        """Draws the picture of a step: samples or, for a noise classifier, its accuracy.
+
+        Raises:
+          Stopped: if a signal arrived before it was drawn.
+        """
         rng = jax.random.fold_in(jax.random.key(self.config.seed), int(state.step))
         if self.experiment.network == CLASSIFIER:
             self._plot_accuracy(rng, state)
@@ -195,7 +199,11 @@ class Run:
         self.writer.images(step, name, self.pictures.draw(x[:64], None, None))
 
     def finish(self, state: losses.State) -> None:
-        """Draws the last picture of a finished run, unless it was drawn before a restart."""
+        """Draws the last picture of a finished run, unless it was drawn before a restart.
+
+        Raises:
+          Stopped: as `draw` does.
+        """
         step = int(state.step)
         path = self.sample_path(step)
         drawn = parallel.any_process(os.path.exists(path))
@@ -464,7 +472,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: str, eval_folder: str)
                 _evaluate_task(task, experiment, state, folder, report)
                 stopped = parallel.any_process(stop.received is not None)
             except Stopped as e:
-                log.info("%s: stopped %s", task, e)
+                log.info("%s", f"{task}: stopped {e}".rstrip())
                 stopped = True
             if stopped:
                 log.info("stopped; what is done is kept, and the same command continues")

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ import tqdm
 
 INTERVAL = 60.0  # seconds between two lines, where stderr is no terminal
 TICK = 1.0  # seconds between two drawings, on a terminal
-_shown: set["Bar"] = set()  # on a terminal
-_ticker: threading.Thread | None = None
+_shown: "weakref.WeakSet[Bar]" = weakref.WeakSet()  # on a terminal
+_ticker = threading.Thread(target=lambda: _tick(), daemon=True)
 
 
 class Bar(tqdm.tqdm):
@@ -30,7 +31,8 @@ class Bar(tqdm.tqdm):
         super().__init__(*arguments, **(options | own))
         if self._terminal and not self.disable:
             _shown.add(self)
-            _start_ticking()
+            with contextlib.suppress(RuntimeError):  # it has been started before
+                _ticker.start()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Draws the bar, or writes a line if one is due; returns whether tqdm may take it away."""
@@ -57,16 +59,9 @@ class Bar(tqdm.tqdm):
             super().close()
 
 
-def _start_ticking() -> None:
-    global _ticker
-    if _ticker is None or not _ticker.is_alive():
-        _ticker = threading.Thread(target=_tick, daemon=True)
-        _ticker.start()
-
-
 def _tick() -> None:
-    """Draws the bars once a second, as long as there are any."""
-    while _shown:
+    """Draws the bars once a second."""
+    while True:
         time.sleep(TICK)
         for bar in list(_shown):
             with bar.get_lock():

@@ -48,22 +48,15 @@ def is_busy() -> bool:
 
 
 def has_arrived() -> bool:
-    """Whether a signal has arrived that the innermost `StopSignal` waits for; for any thread.
-
-    The main thread may learn of it later; see `wait_for`.
-    """
+    """Whether a signal has arrived for the innermost `StopSignal`; may be asked in any thread."""
     return bool(_open) and _open[-1].has_arrived()
 
 
 def wait_for(work: Callable[[], T]) -> T:
     """Calls `work` in a thread and waits for its result, so that a signal ends the waiting at once.
 
-    Python handles a signal between two instructions of the main thread, and a compiler or a
-    compiled program may take minutes for one. Outside a `StopSignal`, or the main thread, this only
-    calls `work`.
-
-    Do not wait for a compiled program with callbacks: started in a thread, it may hang on a CPU
-    with one core.
+    Python handles a signal between two instructions of the main thread, and a compiler may take
+    minutes for one. Outside a `StopSignal`, or the main thread, this only calls `work`.
 
     Raises:
       Stopped: if a signal has arrived. `work` goes on, and nobody learns what it returns.
