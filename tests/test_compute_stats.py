@@ -37,7 +37,9 @@ def classifier(tmp_path_factory):
         patch.setattr(
             judge,
             "train_judge",
-            lambda model, images, labels, steps, seed: judge.init_judge(model, (8, 8, 1), seed),
+            lambda model, images, labels, steps, seed, show: judge.init_judge(
+                model, (8, 8, 1), seed
+            ),
         )
         source = digits.load("train")
         load = lambda: (source.images, source.labels)  # noqa: E731

@@ -375,12 +375,18 @@ def pixels(page, tab, nth=-1):
     return np.array(values[2:], np.uint8).reshape(*values[:2], 4)
 
 
-def paint(page, tab, points):
-    """Moves the pointer, with its button down, through points in canvas pixels from the middle."""
+def settled_canvas(page, tab):
+    """The canvas, once the editor has laid itself out and has its picture and its brush."""
     canvas = page.locator(f"#{tab}-canvas canvas").first
     canvas.wait_for(timeout=60_000)
     canvas.scroll_into_view_if_needed()
-    page.wait_for_timeout(1500)  # until the editor has laid itself out
+    page.wait_for_timeout(1500)
+    return canvas
+
+
+def paint(page, tab, points):
+    """Moves the pointer, with its button down, through points in canvas pixels from the middle."""
+    canvas = settled_canvas(page, tab)
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x + points[0][0], y + points[0][1])
@@ -434,6 +440,7 @@ def test_the_page_completes_a_drawing_of_the_pointer(visit):
 @pytest.mark.slow
 def test_red_paint_hides_a_part_of_an_example(visit):
     page = visit("complete", completions=1, steps=10, picture="example 4")
+    settled_canvas(page, "complete")  # a picture that comes later would bring the first colour back
     page.get_by_label("Color", exact=True).click()
     page.locator("#complete-canvas button.color").nth(1).click()
     for _ in range(2):  # the first may only close the colours

@@ -84,8 +84,17 @@ def build(networks: Mapping[str, Callable[[], Studio]]) -> gr.Blocks:
         def open_link(request: gr.Request) -> list[Any]:
             return get_updates(str(request.query_params), [tab.name for tab in tabs_of], controls)
 
-        page.load(open_link, None, [tabs, notice, *controls.values()], js=READY_JS)
-        _follow_network(network, studio_of, tabs_of)
+        def open_canvases(network: str, *starts: str) -> list[dict[str, Any]]:
+            return [_start(studio_of(network), start) for start in starts]
+
+        drawn_on = [tab for tab in tabs_of if tab.canvas is not None]
+        # Once: after two pictures in quick succession a canvas may have no layer to paint on.
+        page.load(open_link, None, [tabs, notice, *controls.values()], js=READY_JS).then(
+            open_canvases,
+            [network, *(tab.starts for tab in drawn_on)],
+            [tab.canvas for tab in drawn_on],
+        )
+        _follow_network(network, studio_of, tabs_of[0], drawn_on)
     return page
 
 
@@ -97,6 +106,7 @@ class _Tab:
         self.tab = gr.Tab(title, id=name, elem_classes="playground")
         self.controls: dict[str, gr.components.Component] = {}
         self.starts: gr.Dropdown | None = None
+        self.canvas: gr.ImageEditor | None = None
 
     def finish(self, draw: Callable[..., Iterator[Outputs]], inputs: Sequence[Any]) -> None:
         """Adds the buttons, the place of the pictures, and the status."""
@@ -160,8 +170,7 @@ def _canvas(
 ) -> tuple[gr.Dropdown, gr.ImageEditor]:
     """A canvas, and above it a choice of what is on it at first."""
     tab.starts = gr.Dropdown(_starts(first), value=EMPTY, label="Start from")
-    canvas = gr.ImageEditor(
-        _start(first, EMPTY),
+    tab.canvas = gr.ImageEditor(
         label=label,
         brush=gr.Brush(default_size=BRUSH, colors=["#ffffff", RED], color_mode="fixed"),
         eraser=gr.Eraser(default_size=BRUSH),
@@ -173,10 +182,10 @@ def _canvas(
         format="png",
         elem_id=f"{tab.name}-canvas",
     )
-    tab.starts.change(
-        lambda network, name: _start(studio_of(network), name), [network, tab.starts], canvas
+    tab.starts.input(
+        lambda network, name: _start(studio_of(network), name), [network, tab.starts], tab.canvas
     )
-    return tab.starts, canvas
+    return tab.starts, tab.canvas
 
 
 def _starts(studio: Studio) -> list[str]:
@@ -336,11 +345,13 @@ def _show(
 
 
 def _follow_network(
-    network: gr.Dropdown, studio_of: Callable[[str], Studio], tabs: Sequence[_Tab]
+    network: gr.Dropdown,
+    studio_of: Callable[[str], Studio],
+    drawing: _Tab,
+    drawn_on: Sequence[_Tab],
 ) -> None:
     """Shows classes and pictures of the network that is chosen."""
-    label, weight = tabs[0].controls["class"], tabs[0].controls["weight"]
-    starts = [tab.starts for tab in tabs if tab.starts is not None]
+    label, weight = drawing.controls["class"], drawing.controls["weight"]
 
     def follow(name: str) -> list[Any]:
         studio = studio_of(name)
@@ -348,7 +359,9 @@ def _follow_network(
         return [
             gr.update(choices=[ANY, *studio.classes], value=ANY, interactive=some),
             gr.update(value=studio.weight, interactive=some),
-            *[gr.update(choices=_starts(studio), value=EMPTY) for _ in starts],
+            *[gr.update(choices=_starts(studio), value=EMPTY) for _ in drawn_on],
+            *[_start(studio, EMPTY) for _ in drawn_on],
         ]
 
-    network.input(follow, network, [label, weight, *starts])
+    starts, canvases = [tab.starts for tab in drawn_on], [tab.canvas for tab in drawn_on]
+    network.input(follow, network, [label, weight, *starts, *canvases])
