@@ -13,7 +13,9 @@ from scorax.utils.logging import read_json, write_json
 
 REPORT = {
     "bpd": {"num_examples": 64, "bpd": 3.125, "stderr": 0.1},
-    "fd": {"num_samples": 256, "digits": {"fd": 17.04}, "features": "classifier"},
+    "fd": {"num_samples": 256, "FD-mnist-classifier": 17.04, "features": "mnist-classifier"},
+    "inpaint": {"num_conditioned": 4, "samples": {"psnr": 20.5}},
+    "class_conditional": {"num_samples": 64, "classified_as_asked": 0.98},
     "settings": {"bpd": {"bpd": 1.0}},
     "versions": {"jax": "0.10.2", "commit": "0123456789abcdef"},
     "step": 8,
@@ -23,7 +25,9 @@ REPORT = {
 def test_headlines_are_numbers_of_tasks_only():
     assert list(headlines(REPORT)) == [
         ("bpd", "bits/dim", 3.125, 64),
-        ("fd", "digits Fréchet distance", 17.04, 256),
+        ("fd", "FD-mnist-classifier", 17.04, 256),
+        ("inpaint", "PSNR, dB", 20.5, 4),
+        ("class_conditional", "share of the requested class", 0.98, 64),
     ]
 
 
@@ -77,7 +81,7 @@ def test_a_report_is_added_to_the_page_once(tmp_path, monkeypatch, capsys):
     command += ["--command", "python main.py", "--machine", "a laptop"]
     for _ in range(2):
         results.run(command)
-    assert len(json.loads((tmp_path / "results.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 4
     page = (tmp_path / "results.md").read_text()
     assert page.count("| bits/dim | 3.125 | 64 | a laptop |") == 1 and "0123456789 | 1 |" in page
     with pytest.raises(ValueError, match="--config=ve/digits is no config; name one such as"):

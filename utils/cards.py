@@ -14,17 +14,16 @@ from scorax.utils.logging import read_json
 from scorax.utils.shapes import example_shape
 
 PROGRESS = "progress.json"  # written with each checkpoint: step, seconds, command
-# What of a report is worth a line: its name there -> as it is shown.
+# What of a report is worth a line, besides Fréchet distances: its name there -> as it is shown.
 QUANTITIES = {
     "bpd": "bits/dim",
     "nats_per_dim": "nats/dim",
     "exact": "nats/dim of the true density",
     "loss": "loss",
-    "fd": "Fréchet distance",
-    "fid": "FID",
+    "FID": "FID",
     "inception_score": "inception score",
     "kid": "KID",
-    "requested_class": "share of the requested class",
+    "classified_as_asked": "share of the requested class",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "crps": "CRPS",
@@ -83,8 +82,9 @@ def headlines(report: dict[str, Any]) -> Iterator[tuple[str, str, float, int | N
             counts = [v for k, v in numbers.items() if k.startswith("num_") and isinstance(v, int)]
             for name, value in _flat(numbers):
                 last = name.split(" ")[-1]
-                if last in QUANTITIES and isinstance(value, int | float):
-                    shown = name.removesuffix(last).removeprefix("samples ") + QUANTITIES[last]
+                quantity = QUANTITIES.get(last, last if last.startswith("FD-") else None)
+                if quantity is not None and isinstance(value, int | float):
+                    shown = name.removesuffix(last).removeprefix("samples ") + quantity
                     yield task, shown, float(value), counts[0] if counts else None
 
 
