@@ -1,7 +1,6 @@
 """Runs a command of the documentation in a short form; bash calls it instead of `python`.
 
-Networks that a page trains are those of the `:smoke` variant. Shipped networks draw a few
-examples in a few steps.
+Training uses the `:smoke` variant of a config. Shipped networks draw few examples, in few steps.
 """
 
 import os

@@ -70,7 +70,7 @@ def test_compiled_programs_are_kept_in_the_users_cache(named, tmp_path):
 
 
 def test_the_programs_used_last_are_kept(tmp_path):
-    """Four of 10 bytes, of which the oldest was read most recently; two folders, one of others."""
+    """The oldest of four files was read last, so the next two go. Other folders are left alone."""
     folders = [tmp_path / "compiled-1", tmp_path / "compiled-2", tmp_path / "statistics"]
     paths = [folders[i % 2] / f"{i}-cache" for i in range(4)] + [folders[2] / "own"]
     for i, path in enumerate(paths):

@@ -147,8 +147,7 @@ def progress_bar(total: int, initial: int = 0, desc: str = "") -> bars.Bar:
         desc=desc,
         unit=" steps",
         bar_format="{desc}: {n_fmt}/{total_fmt} |{bar:20}| {rate_noinv_fmt}, {elapsed} passed, "
-        "{remaining} left"
-        "{postfix}",
+        "{remaining} left{postfix}",
         disable=not parallel.is_primary(),
     )
 

@@ -50,7 +50,9 @@ def run_program(run: Callable[[], None]) -> None:
         _leave(f"error: {shown(said)}", 1)
     if signals.received():
         status = 128 + signals.received()
-        _leave("", status) if signals.is_busy() else sys.exit(status)
+        if signals.is_busy():
+            _leave("", status)
+        sys.exit(status)
 
 
 def keep_compiled() -> None:

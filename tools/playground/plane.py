@@ -64,7 +64,7 @@ class Plane:
         """Draws points: moments whose states are (t, points (N, 2)), or (points,) at the end.
 
         Raises:
-          ValueError: for an unknown data set or SDE, or for too many points.
+          ValueError: for an unknown data set, an unknown SDE, or too many points.
         """
         whole("the number of points", how.n, 1, MOST)
         config = _config(how, sde_name)
